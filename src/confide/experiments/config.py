@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An experiment: everything that decides a run, in one YAML file.
+
+Every key is checked; an unknown one is an error that names the nearest valid key. Nothing here is computed
+from the data: what a run takes from its data outside the private mechanism is recorded as declared public.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from confide.errors import ConfigError
+from confide.privacy.units import PrivacyUnit
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _number(value: object) -> object:
+    """YAML 1.1 reads `1e-5` as a string, because it wants a dot; people do not."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Real = Annotated[Positive, BeforeValidator(_number)]
+
+
+class Section(BaseModel):
+    """One section of an experiment: frozen, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """Which data, and who is one privacy unit in it."""
+
+    name: str = Field(description="A catalogue name (`confide data list`) or a path.")
+    unit: PrivacyUnit | None = Field(None, description="image, patient, lesion or tile; default: what the data set supports.")
+    size: int | None = Field(None, ge=8, description="Side in pixels to resize to, for sets that are not square already.")
+    max_rows_per_unit: int | None = Field(None, ge=1, description="Rows a unit contributes to a step at most.")
+
+
+class ModelConfig(BaseModel):
+    """A registered architecture and its options, for example `widths: [8, 16, 32]`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name; the registry checks it."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class ClippingConfig(Section):
+    """How one unit's gradient is bounded."""
+
+    kind: Literal["flat", "per-layer", "automatic", "adaptive"] = "flat"
+    bound: Real = Field(1.0, description="Clip norm C.")
+    quantile: float = Field(0.5, gt=0, lt=1, description="adaptive: the share of units left unclipped.")
+
+
+class PrivacyConfig(Section):
+    """The privacy parameters. Give `epsilon` (the noise is found), `noise_multiplier`, or both (ε is then a limit)."""
+
+    epsilon: Real | None = None
+    noise_multiplier: Real | None = None
+    delta: Real
+    clipping: ClippingConfig = ClippingConfig()
+    sampling: Literal["poisson", "fixed-size", "full-batch", "balls-in-bins"] = "poisson"
+    units: int | None = Field(None, ge=1, description="n, declared public; default: the data set's published size.")
+    release_loss: bool = Field(True, description="Release the training loss of every step, with its own accounted noise.")
+    hardened: bool = Field(False, description="Integer gradients and discrete Gaussian noise instead of floats.")
+    ledger: bool = Field(True, description="Charge the ledger before every step.")
+
+    @model_validator(mode="after")
+    def _one_given(self) -> Self:
+        if self.epsilon is None and self.noise_multiplier is None:
+            raise ValueError("give epsilon, noise_multiplier, or both")
+        return self
+
+
+class OptimizerConfig(Section):
+    """The optimizer; it sees privatised gradients only."""
+
+    name: Literal["sgd", "adam", "nadam", "adamw"] = "adam"
+    lr: Real = 1e-3
+    momentum: float = Field(0.0, ge=0, lt=1, description="sgd only.")
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class AugmentationConfig(Section):
+    """Random views of an image, and how many of them one step averages."""
+
+    views: int = Field(1, ge=1, description="Augmentation multiplicity K: views a unit's gradient is averaged over.")
+    operations: tuple[str, ...] = Field((), description="For example [flip, shift]; see confide.data.augment.")
+
+
+class TrainingConfig(Section):
+    """The schedule. Give `epochs` or `steps`."""
+
+    batch_size: int = Field(ge=1, description="Expected number of units in a step: q·n.")
+    epochs: Real | None = None
+    steps: int | None = Field(None, ge=1)
+    physical_batch_size: int = Field(256, ge=1, description="Rows in memory at once; changes memory, not the result.")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: float = Field(0.0, ge=0, lt=1, description="Share of the steps over which the rate rises to its value.")
+    ema: float = Field(0.0, ge=0, lt=1, description="Decay of the averaged weights that are evaluated; 0: none.")
+    augmentation: AugmentationConfig = AugmentationConfig()
+    loss: Literal["cross-entropy", "dice"] | None = Field(None, description="Default: by the task.")
+    initial_weights: str | None = Field(None, description="A safetensors file of public weights to start from.")
+    method: Literal["auto", "book-keeping", "layer-vmap", "vmap", "loop"] = "auto"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give one of epochs and steps")
+        return self
+
+
+class EvaluationConfig(Section):
+    """When the model is scored. Scores on validation and test images are declared public."""
+
+    every_epochs: Real = 1.0
+    batch_size: int = Field(512, ge=1)
+    bootstrap: int = Field(1000, ge=0, description="Resamples for confidence intervals; 0: none.")
+    test: bool = Field(True, description="Open the test images once, at the end.")
+
+
+class Experiment(Section):
+    """One run, fully described."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Also the run's folder below `out`.")
+    data: DataConfig
+    model: ModelConfig
+    privacy: PrivacyConfig | Literal["none"]
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int | None = Field(None, ge=0, description="Research only: noise from a seed is not private, and the run says so.")
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's.")
+    out: Path = Path("runs")
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.out / self.name
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, where: str = "experiment") -> Self:
+        """Check a mapping.
+
+        Raises:
+            ConfigError: Names every wrong key, why it is wrong, and the nearest valid one.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error), where=where) from None
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a YAML file and apply `key.path=value` overrides.
+
+        Raises:
+            ConfigError: If the file is missing, is not YAML, or holds a wrong key or value.
+        """
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                "cannot read the experiment file", where=str(path), why=error.strerror or "", remedy="Check the path."
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError("is not YAML", where=str(path), why=" ".join(str(error).split())) from None
+        if not isinstance(values, dict):
+            raise ConfigError("holds no keys", where=str(path), remedy="See examples/demo.yaml for the form.")
+        for override in overrides:
+            _apply(values, override)
+        return cls.parse(values, where=str(path))
+
+    def to_yaml(self) -> str:
+        """The resolved experiment, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one `a.b.c=value`; the value is read as YAML."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{override!r} is not key=value", where="--set", remedy="For example --set training.epochs=2")
+    *parents, last = key.strip().split(".")
+    place = values
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{parent!r} holds a value, not a section", where=f"--set {override}")
+        place = inner
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{text!r} is not a value", where=f"--set {override}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """All problems of an experiment, a sentence each."""
+    problems: list[str] = []
+    for item in error.errors():
+        path = [str(part) for part in item["loc"] if part not in ("PrivacyConfig", "literal['none']")]
+        name = ".".join(path)
+        # `privacy` is a section or the word none: pydantic reports both, and one is enough.
+        if item["type"] == "literal_error" and item["loc"][-1] == "literal['none']" and isinstance(item["input"], dict):
+            continue
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(path[-1], _keys(path[:-1]), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(_keys(path[:-1]))}"
+            problems.append(f"unknown key {name!r}: {hint}")
+        elif item["type"] == "missing":
+            problems.append(f"{name!r} is missing")
+        elif item["type"] == "value_error":
+            problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}")
+        else:
+            problems.append(f"{name} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+    return "; ".join(problems)
+
+
+def _keys(path: Sequence[str]) -> list[str]:
+    """The valid keys of the section at a path."""
+    section: type[BaseModel] = Experiment
+    for part in path:
+        kind = section.model_fields[part].annotation
+        choices = [kind, *get_args(kind)]
+        section = next(c for c in choices if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(section.model_fields)

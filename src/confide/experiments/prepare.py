@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an experiment's words to the objects that train: plan, clipping, optimizer, schedule, device."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from confide.errors import BudgetExhaustedError, ConfigError
+from confide.experiments.config import ClippingConfig, Experiment, OptimizerConfig, PrivacyConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from confide.mechanisms.clipping import Clipping
+    from confide.privacy.plan import PrivacyPlan
+    from confide.privacy.schemes import Sampling
+    from confide.privacy.units import PrivacyUnit
+
+
+def planned_steps(training: TrainingConfig, units: int) -> int:
+    """Steps of a schedule over n units: given, or ⌈epochs·n/B⌉."""
+    if training.steps is not None:
+        return training.steps
+    assert training.epochs is not None
+    return max(1, math.ceil(training.epochs * units / training.batch_size - 1e-9))
+
+
+def make_plan(experiment: Experiment, units: int, unit: PrivacyUnit) -> PrivacyPlan:
+    """The plan of a private experiment on n units; its `steps` are the scheduled ones.
+
+    Raises:
+        ConfigError: If the batch is larger than the data.
+        PlanError: If no mechanism can have these parameters.
+    """
+    from confide.privacy.plan import PrivacyPlan
+
+    privacy, training = experiment.privacy, experiment.training
+    assert isinstance(privacy, PrivacyConfig)
+    if training.batch_size > units:
+        raise ConfigError(
+            f"a batch of {training.batch_size} is larger than the data set",
+            where="training.batch_size",
+            why=f"It has {units} units ({unit.value}s).",
+            remedy=f"Choose at most {units}.",
+        )
+    sampling = _sampling(privacy.sampling, training.batch_size, units)
+    steps = planned_steps(training, units)
+    if privacy.noise_multiplier is None:
+        assert privacy.epsilon is not None
+        return PrivacyPlan.for_budget(
+            epsilon=privacy.epsilon,
+            delta=privacy.delta,
+            units=units,
+            batch_size=training.batch_size,
+            steps=steps,
+            unit=unit,
+            sampling=sampling,
+        )
+    return PrivacyPlan(
+        noise_multiplier=privacy.noise_multiplier,
+        sampling_rate=training.batch_size / units,
+        steps=steps,
+        delta=privacy.delta,
+        units=units,
+        unit=unit,
+        sampling=sampling,
+    )
+
+
+def within_budget(plan: PrivacyPlan, epsilon: float | None) -> PrivacyPlan:
+    """The plan, shortened to the steps that ε allows.
+
+    Raises:
+        BudgetExhaustedError: If not even one step fits.
+    """
+    if epsilon is None or plan.epsilon() <= epsilon:
+        return plan
+    low, high = 0, plan.steps  # ε(low) fits, ε(high) does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if plan.epsilon(steps=middle) <= epsilon else (low, middle)
+    if low == 0:
+        raise BudgetExhaustedError(
+            f"one step spends ε = {plan.epsilon(steps=1):.4g}, more than ε = {epsilon:g}",
+            where="privacy",
+            remedy="Raise the noise multiplier or ε, or lower the batch size.",
+        )
+    return replace(plan, steps=low)
+
+
+def _sampling(name: str, batch_size: int, units: int) -> Sampling:
+    from confide.privacy import schemes
+
+    match name:
+        case "poisson":
+            return schemes.PoissonSampling(batch_size / units)
+        case "fixed-size":
+            return schemes.FixedSizeSampling(batch_size, units)
+        case "full-batch":
+            return schemes.FullBatch()
+        case _:
+            return schemes.BallsInBins(max(1, round(units / batch_size)))
+
+
+def make_clipping(config: ClippingConfig, names: list[str]) -> Clipping:
+    """The clipping of an experiment for a model with these trainable parameters."""
+    from confide.mechanisms import clipping
+
+    match config.kind:
+        case "flat":
+            return clipping.FlatClipping(config.bound)
+        case "per-layer":
+            return clipping.PerLayerClipping.even(config.bound, names)
+        case "automatic":
+            return clipping.AutomaticClipping(config.bound)
+        case "adaptive":
+            return clipping.AdaptiveClipping(config.bound, quantile=config.quantile)
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer over the model's trainable parameters."""
+    import torch
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    match config.name:
+        case "sgd":
+            return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        case "adam":
+            return torch.optim.Adam(parameters, config.lr, weight_decay=config.weight_decay)
+        case "nadam":
+            return torch.optim.NAdam(parameters, config.lr, weight_decay=config.weight_decay)
+        case "adamw":
+            return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, training: TrainingConfig, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Learning rate as a function of the step alone: no schedule here looks at a score."""
+    import torch
+
+    rising = round(training.warmup * steps)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        if training.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+        return 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def choose_device(name: str) -> torch.device:
+    """The named device; `auto` takes CUDA where there is one.
+
+    Raises:
+        ConfigError: If the device is not there.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"there is no device {name!r}", where="device", why=str(error).splitlines()[0], remedy="Use auto or cpu."
+        ) from None
+    return device

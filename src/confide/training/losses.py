@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses of the form confide trains with: a model and a batch in, one value per sample out.
+
+A mean over the batch would hide the samples from the clipping; a mean over the pixels of one sample is fine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, Tensor]
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy of class scores; for masks the mean over a sample's pixels.
+
+    batch: images (B, C, ...) and integer targets (B,) or (B, ...); returns (B,).
+    """
+    images, targets = batch
+    losses = F.cross_entropy(model(images), targets, reduction="none")
+    return losses if losses.dim() == 1 else losses.flatten(1).mean(1)
+
+
+def dice(model: nn.Module, batch: Batch) -> Tensor:
+    """One minus the soft Dice overlap of each sample, averaged over the foreground classes.
+
+    batch: images (B, C, ...) and integer masks (B, ...); returns (B,). The smoothing term of 1 gives an empty
+    mask a finite gradient. Milletari et al. (2016), arXiv:1606.04797.
+    """
+    images, masks = batch
+    scores = model(images)
+    shares = torch.softmax(scores, 1)[:, 1:].flatten(2)
+    wanted = F.one_hot(masks, scores.shape[1]).movedim(-1, 1)[:, 1:].flatten(2).to(shares.dtype)
+    overlap = 2 * (shares * wanted).sum(2) + 1
+    return (1 - overlap / (shares.sum(2) + wanted.sum(2) + 1)).mean(1)
+
+
+LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "dice": dice}

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The non-private twin of the private loop: same data, views, loss, schedule and trainer, no clipping, no noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from confide.data.augment import Augmentation
+from confide.training.examples import Examples
+from confide.training.losses import Loss
+from confide.training.step import Work, views_of
+from confide.training.views import uniforms
+
+
+@dataclass(frozen=True)
+class PlainStep:
+    """One finished step of ordinary training."""
+
+    number: int
+    loss: float
+    batch_size: float
+    epsilon: None = None
+    unclipped: None = None
+
+
+@dataclass
+class PlainLoop:
+    """Ordinary training on shuffled units; its loss is un-noised, and nothing about it is private."""
+
+    model: nn.Module
+    examples: Examples
+    loss: Loss
+    batch_size: int
+    steps: int
+    seed: int
+    views: int = 1
+    augmentation: Augmentation | None = None
+    work: Work = Work()
+
+    def run(self, optimizer: torch.optim.Optimizer, first_step: int = 0) -> Iterator[PlainStep]:
+        """Take the remaining steps."""
+        n = self.examples.n_units
+        a_pass = max(1, n // self.batch_size)
+        for number in range(first_step, self.steps):
+            # Shuffled by a hash of the pass, so that a resumed run sees the order it would have seen.
+            order = np.argsort(uniforms(self.seed + number // a_pass, np.arange(n), 1, 1)[:, 0, 0])
+            place = number % a_pass * self.batch_size
+            last = number % a_pass == a_pass - 1
+            chosen = np.sort(order[place:] if last and n > self.batch_size else order[place : place + self.batch_size])
+            rows, _ = self.examples.rows_of(chosen)
+            total = self._backward(rows, number)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            yield PlainStep(number + 1, total, float(self.batch_size))
+
+    def _backward(self, rows: np.ndarray, number: int) -> float:
+        """Accumulate the gradient of the mean loss over physical batches."""
+        device = next(self.model.parameters()).device
+        most = max(1, self.work.physical_batch_size // self.views)
+        total = 0.0
+        for part in np.array_split(rows, -(-len(rows) // most)):
+            batch = views_of(self.examples, part, self.views, self.augmentation, self.seed ^ (number << 20))
+            losses = self.loss(self.model, tree_map(lambda t: t.to(device), batch))
+            mean = losses.sum() / (len(rows) * self.views)
+            mean.backward()
+            total += float(mean.detach())
+        return total
