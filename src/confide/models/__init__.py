@@ -4,5 +4,8 @@
 from __future__ import annotations
 
 from confide.models.resnet9 import ResNet9
+from confide.models.resnet18 import ResNet18, load_published
+from confide.models.unet import UNet
+from confide.models.vgg11 import VGG11
 
-__all__ = ["ResNet9"]
+__all__ = ["VGG11", "ResNet9", "ResNet18", "UNet", "load_published"]

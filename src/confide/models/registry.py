@@ -12,8 +12,16 @@ from torch import nn
 from confide.errors import ConfigError
 from confide.models.options import nearest
 from confide.models.resnet9 import ResNet9
+from confide.models.resnet18 import ResNet18
+from confide.models.unet import UNet
+from confide.models.vgg11 import VGG11
 
-_MODELS: dict[str, Callable[..., nn.Module]] = {"resnet9": ResNet9}
+_MODELS: dict[str, Callable[..., nn.Module]] = {
+    "resnet18": ResNet18,
+    "resnet9": ResNet9,
+    "unet": UNet,
+    "vgg11": VGG11,
+}
 
 
 def names() -> tuple[str, ...]:
