@@ -37,11 +37,18 @@ LOSS_BOUND = 4.0
 LOSS_NOISE = 30.0
 
 
-def with_loss_release(plan: PrivacyPlan) -> PrivacyPlan:
-    """The same claim, of which a small share pays for the training loss of every step."""
-    if any(release.name == "loss" for release in plan.releases):
-        return plan
-    return replace(plan, releases=(*plan.releases, Release("loss", LOSS_NOISE * plan.noise_multiplier)))
+def with_releases(plan: PrivacyPlan, clipping: Clipping, *, loss: bool) -> PrivacyPlan:
+    """The same claim, of which a small share pays for what the loop releases beside the gradient.
+
+    Args:
+        clipping: Adaptive clipping needs the share of unclipped units.
+        loss: Whether the mean training loss of every step is released.
+    """
+    wanted = [Release("loss", LOSS_NOISE * plan.noise_multiplier)] if loss else []
+    asked = clipping.release(plan.noise_multiplier)
+    wanted += [asked] if asked else []
+    there = {release.name for release in plan.releases}
+    return replace(plan, releases=(*plan.releases, *(release for release in wanted if release.name not in there)))
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class PrivateMechanism:
     def units(self, step: int, population: int) -> NDArray[np.int64]:
         """This rank's sampled units of a step; the only place that sees how many units there are."""
         stream = self._key.stream("sampling", step=step)
-        return self.ranks.share(draw(self.plan.sampling, population, stream, step))
+        return self.ranks.share(draw(self.plan.sampling, population, stream))
 
     def views_seed(self, step: int) -> int:
         """Seed of the step's augmentation; it needs no secrecy."""
@@ -110,8 +117,7 @@ class PrivateMechanism:
         Consumes `contribution`: its tensors are overwritten.
         """
         names = list(contribution.sums)
-        scale = self.plan.sampling.sensitivity_factor
-        std = self.plan.gradient_noise_multiplier * self.clipping.sensitivity * scale
+        std = self.plan.gradient_noise_multiplier * self.clipping.sensitivity
         noise = GaussianNoise(std, ranks=self.ranks.world)
         noisy = noise.add(contribution.sums, self._key.stream("noise", step=step, rank=self.ranks.rank))
         statistics = {
@@ -121,7 +127,7 @@ class PrivateMechanism:
         released: dict[str, Tensor] = {}
         for index, (name, multiplier) in enumerate(sorted(self._noise.items())):
             value, sensitivity = statistics[name]
-            side = GaussianNoise(multiplier * sensitivity * scale, ranks=self.ranks.world)
+            side = GaussianNoise(multiplier * sensitivity, ranks=self.ranks.world)
             stream = self._key.stream("statistic", step=step, index=index, rank=self.ranks.rank)
             released[name] = side.add({name: value.reshape(1)}, stream)[name]
         self.ranks.total([*noisy.values(), *released.values()])

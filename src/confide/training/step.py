@@ -25,7 +25,7 @@ from confide.mechanisms.keys import RunKey
 from confide.privacy.plan import PrivacyPlan
 from confide.training.examples import Examples, as_examples
 from confide.training.losses import Loss
-from confide.training.mechanism import Contribution, PrivateMechanism, with_loss_release
+from confide.training.mechanism import Contribution, PrivateMechanism, with_releases
 from confide.training.ranks import Ranks
 from confide.training.views import keep_per_unit, uniforms
 
@@ -122,7 +122,7 @@ def private_steps(
     bounded = clipping if clipping is not None else FlatClipping(clip_norm or math.nan)
     ranks = ranks or Ranks.current()
     mechanism = PrivateMechanism(
-        with_loss_release(plan) if release_loss else plan, bounded, key or ranks.shared_key(), ranks
+        with_releases(plan, bounded, loss=release_loss), bounded, key or ranks.shared_key(), ranks
     )
     loop = PrivateLoop(model, as_examples(dataset, units), loss, mechanism, views, augmentation, work or Work())
     _check_optimizer(model, optimizer)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a run's record that describe data, model, versions and cost."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from confide.experiments.config import Experiment
+from confide.experiments.record import Baseline, Cost, DataRecord, ModelRecord
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from confide.data.catalog import DataSplits
+
+PACKAGES = ("confide", "torch", "numpy", "scipy", "dp-accounting", "cryptography", "scikit-learn", "monai")
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide what a run computes."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+def describe_data(splits: DataSplits, units: int) -> DataRecord:
+    """Which data, and whose. `units` is the declared n."""
+    info = splits.info
+    rows = {part.split: len(part) for part in (splits.train, splits.validation, splits.test) if part is not None}
+    return DataRecord(
+        name=info.name,
+        title=info.title,
+        fingerprint=splits.fingerprint,
+        unit=splits.train.unit,
+        units=units,
+        rows=rows,
+        classes=list(info.classes),
+        task=info.task,
+        licence=info.licence,
+        citation=info.citation,
+        remarks=info.remarks if isinstance(info.remarks, str) else " ".join(info.remarks),
+    )
+
+
+def describe_model(experiment: Experiment, model: nn.Module, splits: DataSplits) -> ModelRecord:
+    """How to build the model again, and how its input is made."""
+    height, width = splits.train.images.shape[-2:]
+    return ModelRecord(
+        name=experiment.model.name,
+        options=experiment.model.options,
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        in_channels=splits.info.channels,
+        size=(int(height), int(width)),
+        mean=list(splits.info.mean),
+        std=list(splits.info.std),
+    )
+
+
+def majority_baseline(labels: np.ndarray, classes: tuple[str, ...]) -> Baseline:
+    """Always the most frequent class of the test set: the accuracy that costs no image a look."""
+    counts = np.bincount(labels, minlength=len(classes))
+    best = int(counts.argmax())
+    return Baseline(majority_accuracy=float(counts[best] / counts.sum()), majority_class=classes[best])
+
+
+def describe_cost(seconds: float, steps: int, device: torch.device) -> Cost:
+    """Wall time of training, and the highest memory of this process."""
+    # Linux counts in KiB, macOS in bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return Cost(
+        seconds=seconds,
+        seconds_per_step=seconds / steps if steps else None,
+        peak_memory_mb=peak,
+        device=str(device) if device.type == "cpu" else f"{device}, {_cuda_name(device)}",
+    )
+
+
+def _cuda_name(device: torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device)
