@@ -47,8 +47,8 @@ def test_weights_equal_repeated_rows() -> None:
 def test_interval_covers_the_truth_when_images_of_a_patient_agree() -> None:
     """40 patients with 5 equal images each: resampling patients covers, resampling images does not.
 
-    200 data sets, nominal coverage 95% (percentile, n=40: about 93%). Below 170 of 200 has probability < 2e-5 at
-    93%. Resampling images gives about 61%; above 160 of 200 has probability < 1e-8.
+    200 data sets, nominal coverage 95% (percentile, n=40: about 93%). Below 170 of 200 has probability < 2e-5
+    at 93%. Resampling images gives about 61%; above 160 of 200 has probability < 1e-8.
     """
     generator = np.random.default_rng()
     units = np.repeat(np.arange(40), 5)

@@ -71,7 +71,8 @@ def test_equals_torchmetrics(classes: int) -> None:
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_sensitivity_by_trying_every_threshold(ties: bool) -> None:
-    """In integers: 20 times the false positives are at most the negatives. (torchmetrics compares in float32.)"""
+    """In integers: 20 times the false positives are at most the negatives. (torchmetrics compares in
+    float32.)"""
     scores, labels = draw(200, 3, ties=ties)
     best = []
     for k in range(3):
