@@ -9,14 +9,11 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
-from confide.data.imageset import ImageSet
+from confide.data.imageset import ImageSet, Rows, UnitRows
 from confide.errors import DataError
-
-Rows = NDArray[np.int64]
 
 
 class Examples(Protocol):
@@ -34,41 +31,6 @@ class Examples(Protocol):
     def batch(self, rows: Rows) -> Any:
         """The rows as a pytree of tensors with leading dimension `len(rows)`; also for no rows at all."""
         ...
-
-
-@dataclass(frozen=True)
-class UnitRows:
-    """Which rows belong to which unit: rows sorted by unit, and where each unit starts."""
-
-    order: Rows
-    starts: Rows
-
-    @classmethod
-    def of(cls, unit_index: Sequence[int] | Rows) -> UnitRows:
-        """Group rows by their unit number 0..U-1.
-
-        Raises:
-            DataError: If a number is missing, so that a unit would have no row.
-        """
-        index = np.asarray(unit_index, dtype=np.int64)
-        if index.ndim != 1:
-            raise DataError(f"unit numbers have shape {index.shape}", remedy="Give one integer per row.")
-        counts = np.bincount(index) if len(index) else np.zeros(0, np.int64)
-        if (len(index) and index.min() < 0) or (counts == 0).any():
-            raise DataError("unit numbers are not 0..U-1", remedy="Number the units with numpy.unique(..., return_inverse=True).")
-        return cls(np.argsort(index, kind="stable"), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
-
-    @property
-    def n_units(self) -> int:
-        """Number of units."""
-        return len(self.starts) - 1
-
-    def rows_of(self, units: Rows) -> tuple[Rows, Rows]:
-        """The rows of these units, and for each row the position of its unit in `units`."""
-        counts = self.starts[units + 1] - self.starts[units]
-        owner = np.repeat(np.arange(len(units)), counts)
-        within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return self.order[self.starts[units][owner] + within], owner.astype(np.int64)
 
 
 @dataclass(frozen=True)
