@@ -80,6 +80,19 @@ def pictures(count: int, labels: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
+    """Make run folders in this test's folder."""
+    return run_maker(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_shared_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
+    """Make run folders that several tests read."""
+    return run_maker(tmp_path_factory.mktemp("runs"))
+
+
+def run_maker(place: Path) -> MakeRun:
+    """A function that makes run folders in a place."""
+
     def make(
         name: str = "demo",
         *,
@@ -96,7 +109,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         predictions: bool = True,
         **changes: Any,
     ) -> Path:
-        folder = tmp_path / name
+        folder = place / name
         folder.mkdir()
         plan = plan_for(epsilon, unit) if epsilon is not None else None
         write_history(folder, plan, skill)
@@ -268,7 +281,7 @@ class Browser:
             self._call("DELETE", self.session)
         finally:
             self.process.terminate()
-            self.process.wait(timeout=10)
+            self.process.communicate(timeout=10)
 
 
 @pytest.fixture(scope="session")

@@ -132,6 +132,7 @@ class RunRecord(Part):
     audit: Audit | None = None
     training: dict[str, Any] = Field({}, description="The training section of the experiment, for tables.")
     warnings: list[str] = []
+    repeat: int | None = Field(None, description="Which repeat of the same experiment this is, in a sweep.")
 
     def save(self, folder: Path) -> Path:
         """Write `run.json` in one piece: a crash leaves the old record or the new one."""
@@ -234,15 +235,20 @@ def load_run(folder: str | Path) -> Run:
     folder = Path(folder)
     record = RunRecord.load(folder)
     problems: list[str] = []
+
+    def said(error: RunError) -> str:
+        # Names within the folder only: a page must not tell where on which machine it lay.
+        return str(error).replace(f"{folder}{os.sep}", "")
+
     try:
         history = history_file.load(folder)
     except RunError as error:
-        history, problems = History(), [str(error)]
+        history, problems = History(), [said(error)]
     if history.torn:
         problems.append("The last line of metrics.jsonl was cut off by a crash and is left out.")
     predictions = None
     try:
         predictions = Predictions.load(folder)
     except RunError as error:
-        problems.append(str(error))
+        problems.append(said(error))
     return Run(folder, record, history, predictions, tuple(problems))

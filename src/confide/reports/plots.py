@@ -214,7 +214,7 @@ def reliability(content: Content) -> Plot:
     which = "more sure than it is right" if over > 0 else "less sure than it is right"
     size = abs(100 * over)
     tendency = (
-        f"On average it is {size:.0f} points {which}."
+        f"On average it is {size:.0f} point{'' if round(size) == 1 else 's'} {which}."
         if size >= 1
         else "On average it is as sure as it is right."
     )

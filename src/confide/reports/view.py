@@ -13,7 +13,7 @@ from confide.reports import plots, tables
 from confide.reports.content import Comparison, Content, metric_names
 from confide.reports.numbers import difference_text, duration, metric_text, scientific
 from confide.reports.samples import Sample
-from confide.reports.words import MANY, ONE, adjacency_words, promise
+from confide.reports.words import ATTACKER, MANY, ONE, adjacency_words, promise
 
 _STATUS = {
     "finished": "finished",
@@ -49,7 +49,7 @@ def report_view(content: Content, samples: list[Sample], *, saliency: bool) -> d
         "notices": content.notices,
         "tiles": _tiles(content),
         "recognition": content.recognition,
-        "unit_word": record.data.unit.value,
+        "attacker": ATTACKER[record.data.unit],
         "rests_on": content.rests_on,
         "not_covered": content.not_covered,
         "audit": _audit(record),

@@ -27,6 +27,14 @@ MANY = {
     PrivacyUnit.TILE: "tiles",
 }
 
+# What an attacker knows, and what they ask.
+ATTACKER = {
+    PrivacyUnit.IMAGE: {"others": "every other image", "one": "one person’s image was"},
+    PrivacyUnit.PATIENT: {"others": "all images of every other patient", "one": "one patient’s images were"},
+    PrivacyUnit.LESION: {"others": "every other lesion", "one": "one person’s lesion was"},
+    PrivacyUnit.TILE: {"others": "every other tile", "one": "one person’s tile was"},
+}
+
 
 @dataclass(frozen=True)
 class Point:
