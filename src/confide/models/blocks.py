@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import get_args
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from confide.models.options import Activation, check_choice
@@ -42,7 +43,7 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution → activation → GroupNorm → pooling, (B, C, H, W) → (B, width, H', W').
+    """Convolution → activation → GroupNorm → pooling.
 
     Normalising *after* the activation buys about six points under DP (Bao & Bindschaedler 2024, replicating
     Klause et al. 2022); `norm_first` gives the ordinary order.
@@ -50,36 +51,37 @@ class ConvBlock(nn.Sequential):
 
     def __init__(
         self,
-        channels: int,
-        width: int,
+        conv: nn.Module,
+        norm: nn.Module,
+        act: str,
         *,
-        act: str = "relu",
-        norm_groups: int = 4,
         norm_first: bool = False,
-        pool: bool = False,
-        kernel_size: int = 3,
+        pool: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.add_module("conv", nn.Conv2d(channels, width, kernel_size, padding=kernel_size // 2))
+        self.add_module("conv", conv)
         if norm_first:
-            self.add_module("norm", group_norm(width, norm_groups))
+            self.add_module("norm", norm)
         self.add_module("act", activation(act))
         if not norm_first:
-            self.add_module("norm", group_norm(width, norm_groups))
-        if pool:
-            self.add_module("pool", nn.MaxPool2d(2))
+            self.add_module("norm", norm)
+        if pool is not None:
+            self.add_module("pool", pool)
 
 
 class Residual(nn.Module):
-    """x + body(x), then, with ScaleNorm, a normalisation of the sum (Klause et al. 2022)."""
+    """shortcut(x) + body(x), then, with ScaleNorm, a normalisation of the sum (Klause et al. 2022)."""
 
-    def __init__(self, body: nn.Module, scale_norm: nn.Module | None = None) -> None:
+    def __init__(
+        self, body: nn.Module, *, shortcut: nn.Module | None = None, scale_norm: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.body = body
+        self.shortcut = shortcut
         self.scale_norm = scale_norm
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x + self.body(x)
+        y = (x if self.shortcut is None else self.shortcut(x)) + self.body(x)
         return y if self.scale_norm is None else self.scale_norm(y)
 
 
@@ -88,3 +90,19 @@ class GlobalMaxPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.amax((2, 3))
+
+
+class Rise(nn.Module):
+    """A doubling of the resolution, by a transposed convolution or by interpolation and a convolution."""
+
+    def __init__(self, channels: int, width: int, *, dims: int, transposed: bool) -> None:
+        super().__init__()
+        self.mode = {2: "bilinear", 3: "trilinear"}[dims]
+        self.transposed = transposed
+        if transposed:
+            self.conv = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dims](channels, width, 2, stride=2)
+        else:
+            self.conv = {2: nn.Conv2d, 3: nn.Conv3d}[dims](channels, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x if self.transposed else F.interpolate(x, scale_factor=2, mode=self.mode))

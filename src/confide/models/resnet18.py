@@ -127,7 +127,7 @@ def load_published(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, 
     if not taken:
         raise ModelError(
             f"the weights fit no part of {type(model).__name__}",
-            why=f"They are named {', '.join(sorted(state)[:3])}, ...; its own {', '.join(sorted(own)[:3])}, ...",
+            why=f"They hold {', '.join(sorted(state)[:3])} ...; it has {', '.join(sorted(own)[:3])} ...",
             remedy="Take weights of the same architecture.",
         )
     model.load_state_dict({**own, **taken})
