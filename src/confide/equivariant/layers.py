@@ -193,8 +193,8 @@ class SteerableConv2d(SteerableModule):
             (side + 2 * self.padding - reach) % self.stride for side in (height, width)
         ):
             note_once(
-                f"stride {self.stride} on {height}×{width} pixels reads off centre, so the convolution is not "
-                f"exactly equivariant there. An odd side is exact, and so is stride 1 followed by BlurPool2d."
+                f"stride {self.stride} on {height}×{width} pixels reads off centre: the convolution is not "
+                f"exactly equivariant there. Exact: an odd side, or stride 1 and then BlurPool2d."
             )
 
 

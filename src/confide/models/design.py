@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import nn
 
 from confide.models.blocks import ConvBlock, Rise, group_norm
 from confide.models.options import check_count
+
+if TYPE_CHECKING:
+    from confide.equivariant import Group
 
 Kind = TypeVar("Kind")
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -130,3 +133,12 @@ class PlainDesign(Design[int]):
 
     def invariant(self, kind: int) -> tuple[nn.Module, int]:
         return nn.Identity(), kind
+
+
+def choose_design(blocks: BlockOptions, group: Group | str | None, **steerable: Any) -> Design[Any]:
+    """Ordinary without a group, else steerable; the latter's module is loaded only then."""
+    if group is None:
+        return PlainDesign(blocks)
+    from confide.models.steerable import SteerableOptions, make_design
+
+    return make_design(group, blocks, SteerableOptions(**steerable))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from confide.models.blocks import GlobalMaxPool, Residual
-from confide.models.design import BlockOptions, Design, PlainDesign
+from confide.models.design import BlockOptions, choose_design
 from confide.models.options import check_count, check_widths
 
 if TYPE_CHECKING:
@@ -108,12 +108,3 @@ class ResNet9(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x))
-
-
-def choose_design(blocks: BlockOptions, group: Group | str | None, **steerable: Any) -> Design[Any]:
-    """Ordinary without a group, else steerable; the latter's module is loaded only then."""
-    if group is None:
-        return PlainDesign(blocks)
-    from confide.models.steerable import SteerableOptions, make_design
-
-    return make_design(group, blocks, SteerableOptions(**steerable))

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from torch import Tensor, nn
+from torch import nn
 
 from confide.equivariant import (
     BlurPool2d,
@@ -183,10 +183,3 @@ class SteerableDesign(Design[FieldType]):
                 side = self.blocks.kernel_size
                 kernels = len(kernel_basis(rep, rep, side, self.options.frequency_cutoff).kernels)
                 return max(1, math.floor(width * math.sqrt(side**2 / kernels)))
-
-
-class InvariantMean(nn.Module):
-    """The mean over all pixels of invariant channels: (B, C, H, W) → (B, C)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""U-Net for segmentation, in two and three dimensions.
+"""U-Net for segmentation, in two and three dimensions, ordinary or (in two) steerable.
 
 Ronneberger, Fischer, Brox (2015), arXiv:1505.04597; Çiçek et al. (2016), arXiv:1606.06650.
 """
@@ -7,36 +7,41 @@ Ronneberger, Fischer, Brox (2015), arXiv:1505.04597; Çiçek et al. (2016), arXi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from confide.errors import ConfigError
-from confide.models.blocks import activation as make_activation
-from confide.models.blocks import group_norm
+from confide.errors import ConfigError, DataError
+from confide.models.design import BlockOptions, Design, PlainDesign, choose_design
 from confide.models.options import check_choice, check_count, check_widths
 
+if TYPE_CHECKING:
+    from confide.equivariant import Group
+
 Upsampling = Literal["transposed", "interpolated"]
-_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-_TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-_INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
 
 class UNet(nn.Module):
     """U-Net on images (B, in_channels, [D,] H, W) of any size; returns label scores (B, classes, [D,] H, W).
 
+    With a group the scores turn with the image. Halving and doubling keep the grid's centre there, on even
+    and odd sides alike, so that quarter turns and mirrors are exact.
+
     Args:
         in_channels: Channels of the images.
         classes: Labels of a pixel, background included.
-        widths: Channels of the levels, finest first; each level halves the resolution.
+        widths: Channels (or fields) of the levels, finest first; each level halves the resolution.
         dims: 2 for images, 3 for volumes.
-        upsampling: "transposed" convolution, or "interpolated" and then convolved.
-        activation: relu, mish, elu or tanh.
-        norm_groups: Groups of the GroupNorm at most; lowered to a divisor of the channels.
+        upsampling: "transposed" convolution, or "interpolated" and then convolved, as all steerable ones are.
+        group: A group or its name; None or "none": ordinary convolutions.
+        multiplicity: How many fields a width means: "fields", "parameters" or "channels".
+        frequencies: Of the hidden fields of SO(2) and O(2).
+        vectors: Non-linearity of SO(2) and O(2): "gated", "gated-own" or "norm".
+        pooling: "auto", "max" or "blur"; ordinary networks have max pooling.
+        activation: relu, mish, elu or tanh, where the group permutes channels.
+        norm_groups: Groups of the GroupNorm at most; lowered to a divisor of the channels (fields).
 
     Raises:
         ConfigError: If an argument has no meaning.
@@ -50,57 +55,82 @@ class UNet(nn.Module):
         *,
         dims: int = 2,
         upsampling: Upsampling = "transposed",
+        group: Group | str | None = None,
+        multiplicity: str = "fields",
+        frequencies: Sequence[int] = (0, 1),
+        vectors: str = "gated",
+        pooling: str = "auto",
         activation: str = "relu",
         norm_groups: int = 4,
     ) -> None:
         super().__init__()
         check_count("in_channels", in_channels)
         check_count("classes", classes)
-        check_count("norm_groups", norm_groups)
-        if dims not in _CONV:
+        if dims not in (2, 3):
             raise ConfigError(f"dims cannot be {dims!r}", remedy="Choose 2 for images or 3 for volumes.")
         widths = check_widths(widths, None)
         transposed = check_choice("upsampling", upsampling, get_args(Upsampling)) == "transposed"
-        self.dims = dims
-
-        def level(channels: int, width: int) -> nn.Sequential:
-            layers: list[nn.Module] = []
-            for source in (channels, width):
-                conv = _CONV[dims](source, width, 3, padding=1)
-                layers += [conv, make_activation(activation), group_norm(width, norm_groups)]
-            return nn.Sequential(*layers)
-
-        def rise(channels: int, width: int) -> nn.Module:
-            if transposed:
-                return _TRANSPOSED[dims](channels, width, 2, stride=2)
-            return nn.Sequential(
-                nn.Upsample(scale_factor=2, mode=_INTERPOLATION[dims]),
-                _CONV[dims](channels, width, 3, padding=1),
+        design: Design[Any] = choose_design(
+            BlockOptions(activation, norm_groups),
+            group,
+            multiplicity=multiplicity,
+            frequencies=tuple(frequencies),
+            vectors=vectors,
+            pooling=pooling,
+        )
+        if isinstance(design, PlainDesign):
+            design = PlainDesign(design.options, dims=dims, transposed=transposed)
+        elif dims == 3:
+            raise ConfigError(
+                "a steerable U-Net has two dimensions", remedy="Give dims: 2, or leave the group out."
             )
+        self.dims = dims
+        self.steerable = not isinstance(design, PlainDesign)
 
-        sources = (in_channels, *widths)
-        self.down = nn.ModuleList([level(i, o) for i, o in zip(sources, widths, strict=False)])
-        self.pool = _POOL[dims](2)
-        pairs = list(pairwise(widths))[::-1]
-        self.rise = nn.ModuleList([rise(coarse, fine) for fine, coarse in pairs])
-        self.up = nn.ModuleList([level(2 * fine, fine) for fine, _ in pairs])
-        self.head = _CONV[dims](widths[0], classes, 1)
+        def level(kind: Any, width: int) -> nn.Module:
+            return nn.Sequential(design.block(kind, width), design.block(design.hidden(kind, width), width))
+
+        kind = design.image(in_channels)
+        down: list[nn.Module] = []
+        pools: list[nn.Module] = []
+        kinds: list[Any] = []
+        for width in widths:
+            down.append(level(kind, width))
+            kind = design.hidden(kind, width)
+            pools.append(design.pool(kind))
+            kinds.append(kind)
+        self.down, self.pools = nn.ModuleList(down), nn.ModuleList(pools[:-1])
+        rises: list[nn.Module] = []
+        up: list[nn.Module] = []
+        for width, skip in list(zip(widths, kinds, strict=True))[-2::-1]:
+            rises.append(design.rise(kind, width))
+            kind = design.hidden(kind, width)
+            up.append(level(design.joined(skip, kind), width))
+        self.rise, self.up = nn.ModuleList(rises), nn.ModuleList(up)
+        self.invariant, channels = design.invariant(kind)
+        self.head = nn.Conv2d(channels, classes, 1) if dims == 2 else nn.Conv3d(channels, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if min(x.shape[2:]) < 2 ** len(self.pools):
+            raise DataError(
+                f"an image of {'×'.join(map(str, x.shape[2:]))} cannot be halved {len(self.pools)} times",
+                remedy="Take larger images or fewer levels.",
+            )
         skips: list[Tensor] = []
         for i, level in enumerate(self.down):
-            x = level(self.pool(x) if i else x)
+            x = level(self.pools[i - 1](x) if i else x)
             skips.append(x)
         skips.pop()
         for rise, level in zip(self.rise, self.up, strict=True):
             skip = skips.pop()
-            x = level(torch.cat([skip, _fit(rise(x), skip)], 1))
-        return self.head(x)
+            x = level(torch.cat([skip, self._fitted(rise(x), skip)], 1))
+        return self.head(self.invariant(x))
 
-
-def _fit(x: Tensor, like: Tensor) -> Tensor:
-    """Repeat the far edges of x by the pixel that halving an odd side has lost."""
-    missing = [a - b for a, b in zip(like.shape[2:], x.shape[2:], strict=True)]
-    if not any(missing):
-        return x
-    return F.pad(x, [side for m in reversed(missing) for side in (0, m)], mode="replicate")
+    def _fitted(self, x: Tensor, like: Tensor) -> Tensor:
+        """Make up for the pixel that halving an odd side has lost (ordinary) or gained (steerable)."""
+        if x.shape[2:] == like.shape[2:]:
+            return x
+        if self.steerable:  # resampled, so that the centre stays
+            return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
+        missing = [a - b for a, b in zip(like.shape[2:], x.shape[2:], strict=True)]
+        return F.pad(x, [side for m in reversed(missing) for side in (0, m)], mode="replicate")
