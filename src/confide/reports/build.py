@@ -15,7 +15,8 @@ from confide.experiments.record import Run, load_run
 from confide.reports.content import Content, content_of
 from confide.reports.html import render, write_text
 from confide.reports.plots import plots_of
-from confide.reports.samples import samples_of
+from confide.reports.prediction import overlays_for
+from confide.reports.samples import chosen, samples_of
 from confide.reports.view import report_view
 
 PAGE = "report.html"
@@ -92,9 +93,13 @@ def _single(content: Content, out: Path, options: Options) -> list[Path]:
 
 def write_page(content: Content, path: Path, options: Options) -> Path:
     """One page for one run."""
-    overlays = None
+    overlays, why = None, ""
+    places = chosen(content.run) if options.images else []
+    if len(places) and content.run.record.data.task == "classification":
+        assert content.run.predictions is not None and content.run.predictions.samples is not None
+        overlays, why = overlays_for(content.run, content.run.predictions.samples[places])
     samples = samples_of(content.run, overlays) if options.images else []
-    view = report_view(content, samples, saliency=overlays is not None)
+    view = report_view(content, samples, saliency=overlays is not None, why_no_saliency=why)
     return write_text(path, render("report.html", view, options.made))
 
 

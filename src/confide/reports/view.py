@@ -33,7 +33,9 @@ class Tile:
     small: str
 
 
-def report_view(content: Content, samples: list[Sample], *, saliency: bool) -> dict[str, Any]:
+def report_view(
+    content: Content, samples: list[Sample], *, saliency: bool, why_no_saliency: str = ""
+) -> dict[str, Any]:
     """Everything the template needs for one run."""
     record, claim = content.run.record, content.claim
     results = content.results
@@ -69,7 +71,7 @@ def report_view(content: Content, samples: list[Sample], *, saliency: bool) -> d
         "subgroup_parts": [_subgroup(table) for table in results.subgroups],
         "samples": samples,
         "saliency": saliency,
-        "samples_note": _samples_note(saliency),
+        "samples_note": f"{_samples_note(saliency)} {why_no_saliency}".strip(),
         "diagnostics": inside,
         "diagnostics_note": _diagnostics_note(content.run),
         "cost": _cost(record),
