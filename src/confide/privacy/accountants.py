@@ -1,41 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportMissingTypeStubs=false
 """ε of composed mechanisms, and the noise that keeps ε below a target.
 
 The claim is the pessimistic privacy-loss-distribution bound (Koskela et al. 2020; Doroshenko et al. 2022,
-arXiv:2207.04380) of Google's dp-accounting. Rényi DP stands beside it as a cross-check: both are upper bounds, by
-independent routes. The Gaussian-DP limit (Bu et al. 2019, arXiv:1911.11607) is what deepee reported; it is an
-approximation from below in most cases, and never a claim.
+arXiv:2207.04380) of Google's dp-accounting. Rényi DP stands beside it as a cross-check: both are upper
+bounds, by independent routes. The Gaussian-DP limit (Bu et al. 2019, arXiv:1911.11607) is what deepee
+reported; it is an approximation from below in most cases, and never a claim.
 
 | edge case | what happens |
 |---|---|
 | σ too small for a finite ε | ε = ∞ |
-| ε below what the grid resolves | rounded up to the grid, never below zero |
+| ε above 20 | a coarser grid, so that memory stays bounded; still an upper bound |
+| losses of a step far below the grid | a finer grid |
+| ε above 10⁴, or δ below what PLD's truncation allows | the RDP bound, and the guarantee says so |
 | fixed-size sampling | RDP: no privacy-loss distribution is known to dp-accounting |
+| one event with parts under both relations | refused: the same σ means two things in it |
 """
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from confide.errors import PlanError
-from confide.privacy.schemes import FixedSizeSampling, Sampling
+from confide.privacy.bounds import (
+    GRID,
+    SCOUT_ORDERS,
+    adjacency_of,
+    checked_delta,
+    pld_epsilon,
+    rdp_curve,
+    rdp_epsilon,
+)
+from confide.privacy.gdp import gaussian_epsilon, gdp_epsilon
+from confide.privacy.groups import group_epsilon
+from confide.privacy.schemes import FixedSizeSampling, PoissonSampling, Sampling
+from confide.privacy.units import Adjacency
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-GRID = 1e-4
-# dp-accounting's own search for the smallest ε stops at float precision; this covers its rounding.
-_SLACK = 1e-9
-# Orders dense where subsampled Gaussians have their optimum.
-ORDERS = (
-    *(1 + x / 20 for x in range(1, 200)),
-    *range(11, 64),
-    *(64, 72, 80, 96, 112, 128, 160, 192, 256, 320, 384, 448, 512, 640, 768, 1024),
-)
+__all__ = [
+    "GRID",
+    "Accountant",
+    "accountant_named",
+    "adjacency_of",
+    "checked_delta",
+    "claim",
+    "compose",
+    "epsilon",
+    "gaussian_epsilon",
+    "gdp_epsilon",
+    "pld_epsilon",
+    "rdp_curve",
+    "rdp_epsilon",
+    "select_best_epsilon",
+]
+
+# Points of a privacy-loss distribution between 0 and ε; bounds time and memory where ε is huge.
+_POINTS = 2e5
+# Above this ε no grid is tried: e^ε leaves the range of a double.
+_HOPELESS = 1e4
 
 
 class Accountant(StrEnum):
@@ -55,221 +83,132 @@ def accountant_named(name: str) -> Accountant:
     try:
         return Accountant(name)
     except ValueError:
+        near = difflib.get_close_matches(str(name).lower(), [a.value for a in Accountant], n=1, cutoff=0.0)
         raise PlanError(
-            f"unknown accountant {name!r}", remedy="Choose pld (the claim), rdp (cross-check) or gdp (no bound)."
+            f"unknown accountant {name!r}; the nearest is {near[0]!r}",
+            remedy="Choose pld (the claim), rdp (cross-check) or gdp (no bound).",
         ) from None
 
 
-def pld_epsilon(event: DpEvent, delta: float, grid: float = GRID) -> float:
-    """Pessimistic ε(δ) of an event by privacy-loss distributions, under add-or-remove-one.
+@lru_cache(maxsize=4096)
+def claim(
+    sampling: Sampling, noise_multiplier: float, steps: int, delta: float, coarse: float = 1.0
+) -> tuple[float, Accountant]:
+    """The ε that is claimed for T steps of noise σ·C under a sampling scheme, and whose bound it is.
+
+    It is PLD's, unless there is none (fixed-size sampling: RDP, under replace-one), or RDP's is smaller: at
+    extreme parameters PLD's truncation exceeds δ. Both bounds hold, and the choice depends on public values
+    only.
+
+    Args:
+        coarse: Widens the grid of the privacy-loss distribution: faster and larger, still an upper bound.
+    """
+    event = sampling.event(noise_multiplier, steps)
+    if isinstance(sampling, FixedSizeSampling):
+        return rdp_epsilon(event, delta), Accountant.RDP
+    size = rdp_epsilon(event, delta, SCOUT_ORDERS)
+    if size > _HOPELESS:
+        return rdp_epsilon(event, delta), Accountant.RDP
+    # Losses of a step are rounded up to the grid; it must stay below their standard deviation, about
+    # q·√(e^(1/σ²) − 1) ≥ q/σ.
+    grid = coarse * max(min(GRID, _rate(sampling) / noise_multiplier / 10), size / _POINTS)
+    by_pld = pld_epsilon(event, delta, grid)
+    return (by_pld, Accountant.PLD) if by_pld <= size else (rdp_epsilon(event, delta), Accountant.RDP)
+
+
+def _rate(sampling: Sampling) -> float:
+    return sampling.probability if isinstance(sampling, PoissonSampling) else 1.0
+
+
+def epsilon(
+    sampling: Sampling, noise_multiplier: float, steps: int, delta: float, units: int, accountant: Accountant
+) -> float:
+    """ε of T steps of noise σ·C under a sampling scheme; `Accountant.PLD` stands for the claim.
 
     Raises:
-        PlanError: If the event has no known privacy-loss distribution.
+        PlanError: If δ is impossible, or GDP is asked of fixed-size sampling.
     """
-    from dp_accounting import UnsupportedEventError
-    from dp_accounting.pld import PLDAccountant
-
-    accountant = PLDAccountant(value_discretization_interval=grid)
-    try:
-        accountant.compose(event)
-    except UnsupportedEventError as error:
-        raise PlanError("has no privacy-loss distribution", why=str(error), remedy="Use accountant='rdp'.") from None
-    return _pessimistic(accountant.get_epsilon(delta))
-
-
-def rdp_epsilon(event: DpEvent, delta: float) -> float:
-    """ε(δ) of an event by Rényi DP; the only accountant for sampling without replacement."""
-    import dp_accounting as dpa
-    from dp_accounting.rdp import RdpAccountant
-
-    relation = dpa.NeighboringRelation
-    for neighbours in (relation.ADD_OR_REMOVE_ONE, relation.REPLACE_ONE):
-        accountant = RdpAccountant(ORDERS, neighbours)
-        if accountant.supports(event):
-            accountant.compose(event)
-            return _pessimistic(accountant.get_epsilon(delta))
-    raise PlanError("mixes events whose neighbouring relations differ, so no one accountant holds for both")
-
-
-def gdp_epsilon(sampling: Sampling, noise_multiplier: float, steps: int, delta: float, units: int) -> float:
-    """ε(δ) of the central-limit approximation μ = q·√(T·(e^(1/σ²) − 1)). **No bound**: it undercounts.
-
-    Without sampling the mechanism is exactly Gaussian DP with μ = √T/σ, and this is exact.
-    """
-    rate = sampling.rate(units)
-    if rate == 1.0:
-        mu = math.sqrt(steps) / noise_multiplier
-    else:
-        exponent = noise_multiplier**-2
-        mu = rate * math.sqrt(steps * math.expm1(exponent)) if exponent < 700 else math.inf
-    return gaussian_epsilon(mu, delta)
-
-
-def gaussian_epsilon(mu: float, delta: float) -> float:
-    """Smallest ε of μ-Gaussian DP at δ: Balle & Wang (2018), arXiv:1805.06530."""
-    from scipy.optimize import brentq
-    from scipy.stats import norm
-
-    if not math.isfinite(mu):
-        return math.inf
-
-    def excess(epsilon: float) -> float:
-        upper = norm.logcdf(-epsilon / mu + mu / 2)
-        lower = epsilon + norm.logcdf(-epsilon / mu - mu / 2)
-        return math.exp(upper) - math.exp(min(lower, 0.0)) - delta
-
-    if excess(0.0) <= 0:
-        return 0.0
-    high = 1.0
-    while excess(high) > 0:
-        high *= 2
-        if high > 1e6:
-            return math.inf
-    return float(brentq(excess, 0.0, high, xtol=1e-12)) + 1e-12  # pyright: ignore[reportArgumentType, reportCallIssue]
+    checked_delta(delta)
+    if accountant is Accountant.PLD:
+        return claim(sampling, noise_multiplier, steps, delta)[0]
+    if accountant is Accountant.RDP:
+        return _rdp_of_steps(sampling, noise_multiplier, steps, delta)
+    if isinstance(sampling, FixedSizeSampling):
+        raise PlanError(
+            "the GDP approximation is not offered for fixed-size sampling",
+            why="deepee's formula leaves out that replacing a unit moves a sum by 2C.",
+            remedy="Use accountant='rdp'.",
+        )
+    return gdp_epsilon(sampling, noise_multiplier, steps, delta, units)
 
 
 @lru_cache(maxsize=4096)
-def epsilon(
-    sampling: Sampling,
-    noise_multiplier: float,
-    steps: int,
-    delta: float,
-    units: int,
-    accountant: Accountant,
-    grid: float = GRID,
-) -> float:
-    """ε of T steps of noise σ·C under a sampling scheme.
-
-    A coarser `grid` of the privacy-loss distribution is faster and larger: still an upper bound.
-
-    Fixed-size sampling has no known privacy-loss distribution: its claim is the RDP bound, under replace-one.
-    """
-    if accountant is Accountant.GDP:
-        return gdp_epsilon(sampling, noise_multiplier, steps, delta, units)
-    event = sampling.event(noise_multiplier, steps)
-    if accountant is Accountant.RDP or isinstance(sampling, FixedSizeSampling):
-        return rdp_epsilon(event, delta)
-    return pld_epsilon(event, delta, grid)
-
-
-def calibrate(spends: Callable[[float], float], target: float, *, start: float = 1.0, precision: float = 1e-4) -> float:
-    """Smallest noise multiplier, to a relative precision, that is seen to spend at most `target`.
-
-    `spends(σ)` must fall with σ. The value returned was evaluated: `spends(result) <= target` always holds.
-
-    Args:
-        start: A guess; a good one saves evaluations.
-
-    Raises:
-        PlanError: If no noise below 10⁶ keeps the target.
-    """
-    factor = 1 + 8 * precision
-    low = high = start
-    while spends(high) > target:
-        low, high, factor = high, high * factor, factor**2
-        if high > 1e6:
-            raise PlanError(
-                f"no noise multiplier below 1e6 keeps ε ≤ {target:g}", remedy="Raise ε or δ, or take fewer steps."
-            )
-    factor = 1 + 8 * precision
-    while low == high or spends(low) <= target:
-        low, high, factor = low / factor, low, factor**2
-        if low < 1e-3:
-            return high
-    while high > low * (1 + precision):
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if spends(middle) <= target else (middle, high)
-    return high
+def _rdp_of_steps(sampling: Sampling, noise_multiplier: float, steps: int, delta: float) -> float:
+    return rdp_epsilon(sampling.event(noise_multiplier, steps), delta)
 
 
 def compose(events: list[DpEvent], delta: float) -> tuple[float, Accountant]:
     """ε(δ) of several mechanisms on the same data, and the accountant that found it.
 
-    PLD where every event has a privacy-loss distribution. Otherwise δ is split evenly: PLD for those that have one
-    and RDP for the rest, each under its own relation, and the two ε are added (basic composition; a replacement is an
-    addition and a removal, so the statement is made for the weaker relation).
+    PLD where every event has a privacy-loss distribution, otherwise RDP for all. Where some events are stated
+    under replace-one and others under add-or-remove-one, the sum is stated under replace-one: a replacement
+    is an addition and a removal, so the add-or-remove part counts for a group of two; δ is split evenly and
+    the two ε are added.
+
+    Raises:
+        PlanError: If no accountant knows an event, or a single event mixes relations.
     """
     import dp_accounting as dpa
     from dp_accounting.pld import PLDAccountant
 
-    supported = [event for event in events if PLDAccountant().supports(event)]
-    rest = [event for event in events if not PLDAccountant().supports(event)]
-    if not rest:
-        return (pld_epsilon(dpa.ComposedDpEvent(supported), delta) if supported else 0.0), Accountant.PLD
-    if not supported:
-        return rdp_epsilon(dpa.ComposedDpEvent(rest), delta), Accountant.RDP
-    # Replace-one moves the add-or-remove part twice. RDP, because the lemma needs ε at very small δ.
-    doubled = group_epsilon(lambda d: rdp_epsilon(dpa.ComposedDpEvent(supported), d), 2, delta / 2)
-    return doubled + rdp_epsilon(dpa.ComposedDpEvent(rest), delta / 2), Accountant.RDP
+    checked_delta(delta)
+    added = [event for event in events if adjacency_of(event) is Adjacency.ADD_OR_REMOVE_ONE]
+    replaced = [event for event in events if adjacency_of(event) is Adjacency.REPLACE_ONE]
+    if not events:
+        return 0.0, Accountant.PLD
+    if added and replaced:
+        doubled = group_epsilon(rdp_curve(dpa.ComposedDpEvent(added)), 2, delta / 2)
+        return doubled + rdp_epsilon(dpa.ComposedDpEvent(replaced), delta / 2), Accountant.RDP
+    everything = dpa.ComposedDpEvent(events)
+    if not PLDAccountant().supports(everything):
+        return rdp_epsilon(everything, delta), Accountant.RDP
+    return _by_grid(everything, delta), Accountant.PLD
 
 
-def poisson_group_event(probability: float, noise_multiplier: float, steps: int, size: int) -> DpEvent:
-    """T Poisson-subsampled Gaussians as a group of k units sees them: Bin(k, q) of its members are in a batch.
-
-    A mixture of Gaussians, tighter than any conversion from ε of one unit.
-    """
-    import dp_accounting as dpa
-    from scipy.stats import binom
-
-    shares = [float(p) for p in binom.pmf(range(size + 1), size, probability)]
-    mixture = dpa.dp_event.MixtureOfGaussiansDpEvent(noise_multiplier, [float(k) for k in range(size + 1)], shares)
-    return dpa.SelfComposedDpEvent(mixture, steps)
-
-
-def group_epsilon(spends: Callable[[float], float], size: int, delta: float) -> float:
-    """ε for a group of k units, from ε(δ) for one.
-
-    (ε, δ') for one gives (k·ε, δ'·(e^(kε) − 1)/(e^ε − 1)) for k (Vadhan 2017, lemma 2.2). δ' is searched so that the
-    group's δ is at most `delta`; the value returned satisfies it.
-
-    Args:
-        spends: δ' -> ε of one unit.
-        size: k ≥ 1.
-        delta: δ for the group.
-    """
-    if size < 1:
-        raise PlanError(f"a group has at least one unit, not {size}")
-    if size == 1:
-        return spends(delta)
-    low, high = math.log(delta) - 700.0, math.log(delta / size)
-    best = math.inf
-    for _ in range(40):
-        middle = (low + high) / 2
-        one = spends(math.exp(middle))
-        grown = middle + _log_growth(one, size)
-        if grown <= math.log(delta):
-            best, low = min(best, size * one), middle
-        else:
-            high = middle
-    return best
-
-
-def _log_growth(epsilon_one: float, size: int) -> float:
-    """log((e^(kε) − 1)/(e^ε − 1)), without overflow."""
-    if epsilon_one == 0:
-        return math.log(size)
-    if not math.isfinite(epsilon_one):
-        return math.inf
-    return (size - 1) * epsilon_one + math.log(-math.expm1(-size * epsilon_one)) - math.log(-math.expm1(-epsilon_one))
+def _by_grid(event: DpEvent, delta: float) -> float:
+    """PLD with a grid that fits the size of ε, where RDP can tell it beforehand."""
+    try:
+        size = rdp_epsilon(event, delta, SCOUT_ORDERS)
+    except PlanError:  # such as the mixture of Gaussians of a group
+        return pld_epsilon(event, delta, 10 * GRID)
+    if size > _HOPELESS:
+        return rdp_epsilon(event, delta)
+    return min(size, pld_epsilon(event, delta, max(GRID, size / _POINTS)))
 
 
 def select_best_epsilon(event: DpEvent, delta: float, mean_trials: float, *, shape: float = 1.0) -> float:
-    """ε of training a random number of times and keeping only the best (Papernot & Steinke 2022, arXiv:2110.03620).
+    """ε of training a random number of times and keeping only the best.
 
-    The number of trials is drawn from a truncated negative binomial with this mean: `shape` 1 is geometric, 0 logarithmic;
-    infinity is Poisson. Valid only if the number is really drawn so, no trial is stopped early by a score,
-    and nothing but the best trial's output is looked at.
+    Papernot & Steinke (2022), arXiv:2110.03620. Valid only if the number of trials is really drawn so, no
+    trial is stopped early by a score, and nothing but the best trial's output is looked at. Pruning (Optuna)
+    voids
+    it: then every trial counts in full.
+
+    Args:
+        event: One trial.
+        mean_trials: Mean number of trials, at least 1.
+        shape: The number is truncated negative binomial: 1 geometric, 0 logarithmic; infinity is Poisson.
+
+    Raises:
+        PlanError: If there is no such distribution.
     """
     import dp_accounting as dpa
-    from dp_accounting.rdp import RdpAccountant
 
-    accountant = RdpAccountant(ORDERS)
-    accountant.compose(dpa.dp_event.RepeatAndSelectDpEvent(event, mean_trials, shape))
-    return _pessimistic(accountant.get_epsilon(delta))
-
-
-def _pessimistic(value: float) -> float:
-    """Never negative, never below what was computed."""
-    if math.isnan(value):
-        return math.inf
-    return max(0.0, value) * (1 + _SLACK)
+    least_mean = 0.0 if math.isinf(shape) else 1.0
+    if not (math.isfinite(mean_trials) and mean_trials > least_mean):
+        raise PlanError(f"a mean of {mean_trials} trials is not a number above {least_mean:g}")
+    if not shape >= 0:
+        raise PlanError(
+            f"shape {shape} is negative", remedy="Use 1 (geometric), 0 (logarithmic) or infinity (Poisson)."
+        )
+    return rdp_epsilon(dpa.dp_event.RepeatAndSelectDpEvent(event, mean_trials, shape), delta)

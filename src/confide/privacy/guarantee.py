@@ -10,14 +10,31 @@ from typing import Any, Self
 
 from confide.privacy.units import Adjacency, PrivacyUnit
 
+# How far the exceptional event of `posterior` is kept apart from ε: odds grow by this factor more.
+_MARGIN = 1.1
+# Above this ε an attacker may be right more than 99 % of the time.
+_WEAK = 5.0
+
 
 def rounded_up(value: float, digits: int = 2) -> str:
     """A number as text with so many decimals, never below the number: 2.991 -> '3.00'."""
     if not math.isfinite(value):
         return "∞"
-    # What is exact up to float noise is not pushed up by it: 3.0000000003 is 3.00, by less than the accountant's slack.
-    exact = Decimal(float(value)) * (1 - Decimal("2e-9"))
-    return str(exact.quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING))
+    return str(Decimal(float(value)).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING))
+
+
+def delta_text(delta: float) -> str:
+    """δ with at most six significant digits, never below δ: 1e-05, 1.23457e-05.
+
+    >>> delta_text(1e-5), delta_text(1.2345612e-5)
+    ('1e-05', '1.23457e-05')
+    """
+    # The shortest text of a double is taken as what was meant; 1e-5 is not 1.00001e-5.
+    exact = Decimal(repr(float(delta)))
+    if exact.is_zero():
+        return "0"
+    place = Decimal(1).scaleb(exact.adjusted() - 5)
+    return f"{float(exact.quantize(place, rounding=ROUND_CEILING)):g}"
 
 
 @dataclass(frozen=True)
@@ -41,18 +58,19 @@ class Guarantee:
     sampling_rate: float
     units: int
     assumptions: tuple[str, ...] = ()
-    cross_checks: dict[str, float] = field(default_factory=dict)
+    cross_checks: dict[str, float] = field(default_factory=dict[str, float])
     private: bool = True
 
     def __str__(self) -> str:
-        head = f"(ε = {rounded_up(self.epsilon)}, δ = {self.delta:g})-DP per {self.unit.value}"
+        head = f"(ε = {rounded_up(self.epsilon)}, δ = {delta_text(self.delta)})-DP per {self.unit.value}"
         if not self.private:
             head = f"not private: seeded. With secret randomness it would have been {head}"
-        lines = [
-            f"{head}; neighbours: {self.adjacency.value}; accountant: {self.accountant.upper()}; "
-            f"sampling: {self.sampling}, q = {self.sampling_rate:.6g}; noise multiplier σ = {self.noise_multiplier:.6g}; "
-            f"steps T = {self.steps}; n = {self.units}.",
-        ]
+        facts = (
+            f"neighbours: {self.adjacency.value}; accountant: {self.accountant.upper()}; "
+            f"sampling: {self.sampling}, q = {self.sampling_rate:.6g}; "
+            f"noise multiplier σ = {self.noise_multiplier:.6g}; steps T = {self.steps}; n = {self.units}."
+        )
+        lines = [f"{head}; {facts}"]
         if self.cross_checks:
             others = ", ".join(
                 f"{name.upper()} {rounded_up(value)}{' (approximation, no bound)' if name == 'gdp' else ''}"
@@ -64,20 +82,27 @@ class Guarantee:
         return " ".join(lines)
 
     def posterior(self, prior: float) -> float:
-        """Highest probability that an observer can reach of a yes-or-no fact about one unit's presence.
+        """Highest probability that an observer can give to one unit's presence, having started from `prior`.
 
-        With likelihood ratios bounded by e^ε except on outcomes of probability δ, the posterior of an
-        observer with this prior is at most p·e^ε/(1 − p + p·e^ε), plus δ in total probability.
+        The odds grow by at most 1.1·e^ε, except with a probability of at most `exception`. ((ε, δ)-DP does
+        not say that they grow by at most e^ε except with probability δ. It says E[1 − e^(ε−L)]₊ ≤ δ of the
+        loss L, from which P[L > ε + log 1.1] ≤ δ/(1 − 1/1.1) follows by Markov's inequality.)
         """
-        if not self.private:
+        if not self.private or not math.isfinite(self.epsilon):
             return 1.0
-        odds = prior / (1 - prior) * math.exp(min(self.epsilon, 700.0))
-        return min(1.0, odds / (1 + odds) + self.delta)
+        odds = prior / (1 - prior) * _MARGIN * math.exp(min(self.epsilon, 700.0))
+        return min(1.0, odds / (1 + odds))
+
+    @property
+    def exception(self) -> float:
+        """Probability of the outcomes that `posterior` does not cover: δ/(1 − 1/1.1)."""
+        return min(1.0, self.delta / (1 - 1 / _MARGIN))
 
     def best_guess(self) -> float:
-        """Highest share of correct answers when guessing whether one unit was in the training data, with even odds.
+        """Highest share of correct answers when guessing a unit's presence from even odds.
 
-        (1 + TV)/2 with total variation at most (e^ε − 1 + 2δ)/(e^ε + 1): Kairouz, Oh, Viswanath (2015), arXiv:1311.0776.
+        (1 + TV)/2, total variation being at most (e^ε − 1 + 2δ)/(e^ε + 1): Kairouz, Oh, Viswanath (2015),
+        arXiv:1311.0776.
         """
         if not self.private:
             return 1.0
@@ -90,29 +115,40 @@ class Guarantee:
         unit = self.unit.value
         if not self.private:
             return (
-                "This model protects nobody: its randomness came from a known seed, so that the experiment can be repeated. "
-                "It must not be released."
+                "This model protects nobody: its randomness came from a known seed (not private: seeded), so"
+                " that the experiment can be repeated. It must not be released."
             )
+        if not math.isfinite(self.epsilon):
+            return "This model protects nobody: what it reveals has no bound. It must not be released."
         whom = {
             PrivacyUnit.PATIENT: "one patient, with all of the patient's images,",
             PrivacyUnit.IMAGE: "one single image",
             PrivacyUnit.LESION: "one lesion, with all of its images,",
             PrivacyUnit.TILE: "one tissue sample, with all of its images,",
         }[self.unit]
-        change = "been left out" if self.adjacency is Adjacency.ADD_OR_REMOVE_ONE else "been another one"
-        less = (
-            ""
-            if self.unit is PrivacyUnit.PATIENT
-            else f" A patient with several {unit}s in the data is protected less than that."
+        added = self.adjacency is Adjacency.ADD_OR_REMOVE_ONE
+        change = "been left out" if added else "been exchanged for another"
+        asked = (
+            f"whether a certain {unit} was used for training" if added else f"which of two {unit}s was used"
         )
-        return (
-            f"The model would have come out almost the same if {whom} had {change}. "
-            f"Somebody who knows everything else, sees the finished model and guesses whether a certain {unit} was used for training "
-            f"can be right at most {_percent(self.best_guess())} of the time, where tossing a coin is right 50% of the time. "
-            f"Who took it for unlikely, say 1 in 100, does not become surer than {_percent(self.posterior(0.01))}, "
-            f"except with a chance of 1 in {math.floor(1 / self.delta):,}. "
-            f"This holds whatever else is or becomes known about the {unit}, and cannot be undone by better computers.{less}"
-        )
+        guess, surer = _percent(self.best_guess()), _percent(self.posterior(0.01))
+        weak = " That is little protection." if self.epsilon > _WEAK else ""
+        chance = f"1 in {math.floor(1 / self.exception):,}"
+        sentences = [
+            f"The model would have come out almost the same if {whom} had {change}.{weak}",
+            "Somebody who knows everything else, sees the finished model and every step of its training, and",
+            f"guesses {asked} can be right at most {guess} of the time;",
+            "tossing a coin is right 50% of the time.",
+            f"Who thought it unlikely before, say 1 in 100, can become no surer than {surer},",
+            f"except with a chance of at most {chance}.",
+            f"This holds whatever else is or becomes known about the {unit},",
+            "and better computers cannot undo it.",
+            "It does not hide what is true of people in general: if the model shows how a disease looks,",
+            "that can be applied to anybody, also to people who never took part.",
+        ]
+        if self.unit is not PrivacyUnit.PATIENT:
+            sentences.append(f"A patient with several {unit}s in the data is protected less than that.")
+        return " ".join(sentences)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for `run.json`, with both texts."""

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportMissingTypeStubs=false
 """How privacy units enter a batch. Each scheme reports its own accounting event and its own adjacency.
 
 | scheme | adjacency | amplification | accountants |
@@ -14,6 +15,7 @@ non-private runs only.
 
 from __future__ import annotations
 
+import difflib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -24,6 +26,10 @@ from confide.privacy.units import Adjacency
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class Sampling(ABC):
@@ -78,8 +84,10 @@ class PoissonSampling(Sampling):
 class FixedSizeSampling(Sampling):
     """A uniformly random subset of exactly `size` of `units` units in each batch (deepee's loader).
 
-    n is public here and neighbours differ by replacing one unit, which changes a sum of clipped gradients by up to 2C:
-    noise σ·C is a Gaussian mechanism of noise multiplier σ/2. Wang, Balle, Kasiviswanathan (2019), arXiv:1808.00087.
+    n is public here and neighbours differ by replacing one unit, which changes a sum of clipped gradients by
+    up
+    to 2C: noise σ·C is a Gaussian mechanism of noise multiplier σ/2. Wang, Balle, Kasiviswanathan (2019),
+    arXiv:1808.00087.
     """
 
     size: int
@@ -89,7 +97,7 @@ class FixedSizeSampling(Sampling):
     adjacency: ClassVar[Adjacency] = Adjacency.REPLACE_ONE
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= self.units:
+        if not (_whole(self.size) and _whole(self.units) and 1 <= self.size <= self.units):
             raise PlanError(
                 f"a batch of {self.size} units cannot be drawn from {self.units}",
                 remedy="Choose a size between 1 and the number of units.",
@@ -100,7 +108,9 @@ class FixedSizeSampling(Sampling):
         import dp_accounting as dpa
 
         gaussian = dpa.GaussianDpEvent(noise_multiplier / 2)
-        return dpa.SelfComposedDpEvent(dpa.SampledWithoutReplacementDpEvent(self.units, self.size, gaussian), steps)
+        return dpa.SelfComposedDpEvent(
+            dpa.SampledWithoutReplacementDpEvent(self.units, self.size, gaussian), steps
+        )
 
     def rate(self, units: int) -> float:
         """size / n; refuses another n than the scheme was made for."""
@@ -149,21 +159,36 @@ def sampling_from_dict(values: dict[str, Any]) -> Sampling:
         case {"name": "full-batch"}:
             return FullBatch()
         case {"name": "balls-in-bins"}:
-            raise balls_in_bins_refused()
+            BallsInBins(int(values.get("bins", 1)))
         case _:
-            raise PlanError(
-                f"unknown sampling {values.get('name')!r}",
-                remedy="Choose poisson, fixed-size or full-batch.",
-            )
-
-
-def balls_in_bins_refused() -> PlanError:
-    """Why balls-in-bins sampling is not offered."""
-    return PlanError(
-        "balls-in-bins sampling is not offered",
-        why="dp-accounting 0.6 has no event for it (its only bound is a Monte-Carlo estimate), so no ε could be stated.",
-        remedy="Use poisson.",
+            pass
+    names = [scheme.name for scheme in (PoissonSampling, FixedSizeSampling, FullBatch)]
+    near = difflib.get_close_matches(str(values.get("name")), names, n=1, cutoff=0.0)[0]
+    raise PlanError(
+        f"unknown sampling {values.get('name')!r}; the nearest is {near!r}",
+        why="Shuffled batches have no amplification that could be accounted for."
+        if values.get("name") == "shuffle"
+        else "",
+        remedy=f"Choose one of: {', '.join(names)}.",
     )
+
+
+class BallsInBins:
+    """Each unit in exactly one of `bins` batches of a pass, independently: named, and refused.
+
+    Raises:
+        PlanError: Always.
+    """
+
+    name: ClassVar[str] = "balls-in-bins"
+
+    def __init__(self, bins: int) -> None:
+        raise PlanError(
+            f"balls-in-bins sampling ({bins} bins) is not offered",
+            why="dp-accounting 0.6 has no event for it: the published bound (Chua et al. 2024,"
+            " arXiv:2412.16802) is a Monte-Carlo estimate, so no ε could be stated that certainly holds.",
+            remedy="Use poisson.",
+        )
 
 
 def expected_size(sampling: Sampling, units: int) -> float:

@@ -7,7 +7,10 @@ from enum import StrEnum
 
 
 class PrivacyUnit(StrEnum):
-    """What is added or removed as a whole. A guarantee per image says little about a patient with many images."""
+    """What is added or removed as a whole.
+
+    A guarantee per image says little about a patient with many images.
+    """
 
     IMAGE = "image"
     PATIENT = "patient"
