@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random views of images, as functions of explicit uniform numbers.
 
-A view depends on its own row of numbers and nothing else, so removing one unit from a batch leaves every other unit's
-views as they were. Masks of a segmentation task move with their image.
+A view depends on its own row of numbers and nothing else, so removing one unit from a batch leaves every
+other unit's views as they were. Masks of a segmentation task move with their image.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def _rotate(images: Tensor, targets: Tensor, numbers: Tensor) -> tuple[Tensor, T
     """By up to ±15 degrees, bilinear; masks by nearest neighbour."""
     angle = (numbers[:, 0] * 2 - 1) * (torch.pi / 12)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1).to(images.dtype)
+    theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1).to(
+        images.dtype
+    )
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     turned = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     if targets.dim() == 1:
@@ -121,7 +123,10 @@ class Augmentation:
         return sum(OPERATIONS[name][1] for name in self.names)
 
     def __call__(self, images: Tensor, targets: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """One view of every row: images (B, C, H, W), targets (B,) or (B, H, W), uniforms (B, draws) in [0, 1)."""
+        """One view of every row.
+
+        images (B, C, H, W), targets (B,) or (B, H, W), uniforms (B, draws) in [0, 1).
+        """
         start = 0
         for name in self.names:
             operation, draws = OPERATIONS[name]

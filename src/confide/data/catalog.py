@@ -13,64 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from confide.data.entries import ENTRIES
 from confide.data.imageset import DatasetInfo, ImageSet
 from confide.data.medmnist import RawSplit, read_npz
 from confide.errors import DataError
 from confide.privacy.units import PrivacyUnit
-
-_MEDMNIST = (
-    "Yang J, Shi R, Wei D, et al. MedMNIST v2. Scientific Data 10:41 (2023), doi:10.1038/s41597-022-01721-8"
-)
-
-ENTRIES: dict[str, DatasetInfo] = {
-    info.name: info
-    for info in (
-        DatasetInfo(
-            "pneumoniamnist",
-            "PneumoniaMNIST: paediatric chest X-rays, 28×28",
-            ("normal", "pneumonia"),
-            1,
-            licence="CC BY 4.0",
-            citation=f"{_MEDMNIST}; images: Kermany D, Goldbaum M, Cai W, et al. Cell 172:1122-1131 (2018), "
-            "doi:10.1016/j.cell.2018.02.010",
-            remarks="Put together again from two copies of the official file; 18 duplicates inside train, 8 images in both "
-            "train and validation. No patient ids, although several images may show one child.",
-            sha256="5956be301b82a5bc6ccea28d11c18369f2335fc62af3931ad5ba7ba63f8debb1",
-        ),
-        DatasetInfo(
-            "bloodmnist",
-            "Blood cells, 28×28, own split after BloodMNIST",
-            ("basophil", "eosinophil", "erythroblast", "ig", "lymphocyte", "monocyte", "neutrophil", "platelet"),
-            3,
-            licence="CC BY 4.0",
-            citation="Acevedo A, Merino A, Alferez S, et al. Data in Brief 30:105474 (2020), doi:10.1016/j.dib.2020.105474",
-            remarks="Own split and resize, so published BloodMNIST scores are only a rough guide. No patient ids exist.",
-            sha256="396946abfe7a70070b65486addcf5cc367fdcbd4cfdce9625145e34cb0a45fef",
-        ),
-        DatasetInfo(
-            "dermamnist",
-            "HAM10000 skin lesions, 28×28, split by lesion",
-            ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"),
-            3,
-            units=(PrivacyUnit.LESION, PrivacyUnit.IMAGE),
-            licence="CC BY-NC 4.0",
-            citation="Tschandl P, Rosendahl C, Kittler H. Scientific Data 5:180161 (2018), doi:10.1038/sdata.2018.161",
-            remarks="A patient may have several lesions; the data do not say which.",
-            sha256="9bd0335196fd938ac984e5bcba0826807e6047cb8b1c77c7f944f8513a30a4f7",
-        ),
-        DatasetInfo(
-            "lc25000_colon",
-            "LC25000 colon tissue, 28×28, split by source tile",
-            ("benign", "adenocarcinoma"),
-            3,
-            units=(PrivacyUnit.TILE, PrivacyUnit.IMAGE),
-            licence="free for AI research; no formal licence text known",
-            citation="Borkowski AA, Bui MM, Thomas LB, et al. arXiv:1912.12142 (2019)",
-            remarks="Blown up from 250 tiles a class by rotation and flips; patients are unknown.",
-            sha256="a95dca7c7222b8e464f3f2198879f12c6f0d4eec51962782e4d6f044045e2d84",
-        ),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -89,14 +36,31 @@ class DataSplits:
     fingerprint: str
     declared_public: tuple[str, ...]
 
+    def content_digest(self, key: bytes) -> str:
+        """Keyed BLAKE2b of all images, targets and units: names the content to whoever has the key.
+
+        A plain hash of private images lets anybody who has a candidate check whether it is the one.
+        """
+        digest = hashlib.blake2b(key=key[:64], digest_size=32)
+        for split in (self.train, self.validation, self.test):
+            for array in (split.images, split.targets, split.unit_index):
+                digest.update(f"{split.split} {array.shape} {array.dtype.str}".encode())
+                for start in range(0, len(array), 1024):
+                    digest.update(np.ascontiguousarray(array[start : start + 1024]).data)
+        return digest.hexdigest()
+
 
 def data_folders() -> list[Path]:
-    """Where data sets are looked for, in order: CONFIDE_DATA, the user's cache folder, the packaged files."""
+    """Where data sets are looked for: CONFIDE_DATA, the user's cache, beside a checkout, packaged."""
     from platformdirs import user_cache_path
 
     named = os.environ.get("CONFIDE_DATA")
     packaged = Path(str(resources.files("confide.data"))) / "packaged"
-    return [*([Path(named)] if named else []), user_cache_path("confide") / "data", packaged]
+    # In a checkout, and only there: the larger sets that may lie beside it.
+    source = Path(__file__).resolve().parents[2]
+    beside = source.parents[1] / "shared" / "data"
+    extra = [beside] if source.name == "src" and beside.is_dir() else []
+    return [*([Path(named)] if named else []), user_cache_path("confide") / "data", *extra, packaged]
 
 
 def names() -> tuple[str, ...]:
@@ -130,14 +94,22 @@ def load(name_or_path: str | Path, *, unit: PrivacyUnit | None = None, size: int
         )
     if known is None and path.suffix != ".npz":
         near = difflib.get_close_matches(name, ENTRIES, n=1)
-        remedy = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names())}; or give the path of an npz file."
+        remedy = (
+            f"Did you mean {near[0]!r}?"
+            if near
+            else f"Known: {', '.join(names())}; or give the path of an npz file."
+        )
         raise DataError(f"there is no data set {name!r}", remedy=remedy)
     raw = read_npz(path, len(known.classes) if known else None)
     info = known or _describe(path, raw)
     chosen = _choose_unit(info, unit, path)
     height, width = raw["train"].images.shape[-2:]
     if size is not None and (height, width) != (size, size):
-        raise DataError(f"holds {height}×{width} images, not {size}×{size}", where=str(path), remedy="Leave data.size out.")
+        raise DataError(
+            f"holds {height}×{width} images, not {size}×{size}",
+            where=str(path),
+            remedy="Leave data.size out.",
+        )
     splits = {split: _image_set(values, info, split, chosen) for split, values in raw.items()}
     return DataSplits(
         splits["train"],
@@ -190,7 +162,7 @@ def _image_set(raw: RawSplit, info: DatasetInfo, split: str, unit: PrivacyUnit) 
 
 
 @lru_cache(maxsize=16)
-def _digest(path: Path, size: int, changed: int) -> str:  # noqa: ARG001
+def _digest(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -40,9 +40,12 @@ class UnitRows:
         counts = np.bincount(index) if len(index) and not negative else np.zeros(0, np.int64)
         if negative or (counts == 0).any():
             raise DataError(
-                "unit numbers are not 0..U-1", remedy="Number the units with numpy.unique(..., return_inverse=True)."
+                "unit numbers are not 0..U-1",
+                remedy="Number the units with numpy.unique(..., return_inverse=True).",
             )
-        return cls(np.argsort(index, kind="stable"), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        return cls(
+            np.argsort(index, kind="stable"), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        )
 
     @property
     def n_units(self) -> int:
@@ -65,6 +68,11 @@ class DatasetInfo:
         mean, std: Normalisation constants, one a channel, for pixels scaled to [0, 1]. They are published or
             conventional, never computed from the images at hand.
         units: The privacy units that it has ids for, the strongest first.
+        sha256, md5: Checksums, as far as the publisher or DATA.md names them.
+        url: The official source; empty where a registration stands before the download.
+        file: File name where it is not `name`.npz.
+        layout: Which reader it takes, see `confide.data.layouts`.
+        sizes: Image sides that the publisher offers.
     """
 
     name: str
@@ -79,6 +87,11 @@ class DatasetInfo:
     citation: str = ""
     remarks: str = ""
     sha256: str = ""
+    md5: str = ""
+    url: str = ""
+    file: str = ""
+    layout: str = "medmnist"
+    sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         # 0.5 and 0.5 map [0, 1] to [-1, 1]: MedMNIST's own convention, the same for every set.
@@ -92,7 +105,7 @@ class ImageSet:
     """One split.
 
     Attributes:
-        images: (N, C, H, W), uint8 or float32 in [0, 1]; an array or a memory map.
+        images: (N, C, H, W) or (N, C, D, H, W), uint8 or float32 in [0, 1]; an array or a memory map.
         targets: (N,) int64 classes, or (N, H, W) int64 masks.
         unit_index: (N,) int64, 0..U-1: the privacy unit of each row.
         unit: What a unit is.
@@ -108,9 +121,16 @@ class ImageSet:
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        lengths = {len(self.images), len(self.targets), len(self.unit_index), *map(len, self.columns.values())}
+        lengths = {
+            len(self.images),
+            len(self.targets),
+            len(self.unit_index),
+            *map(len, self.columns.values()),
+        }
         if len(lengths) != 1:
-            raise DataError(f"images, targets, units and columns of {self.split} have different lengths: {sorted(lengths)}")
+            raise DataError(
+                f"images, targets, units, columns of {self.split} have different lengths: {sorted(lengths)}"
+            )
 
     def __len__(self) -> int:
         """Number of rows N."""
@@ -130,10 +150,11 @@ class ImageSet:
         return self._grouping.rows_of(units)
 
     def batch(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Normalised float32 images (B, C, H, W) and targets (B, ...) of these rows; also of none."""
+        """Normalised float32 images (B, C, ...) and targets (B, ...) of these rows; also of none."""
         pixels = torch.from_numpy(np.ascontiguousarray(self.images[rows]))
         scale = 255.0 if pixels.dtype == torch.uint8 else 1.0
-        mean = torch.tensor(self.info.mean).view(1, -1, 1, 1)
-        std = torch.tensor(self.info.std).view(1, -1, 1, 1)
+        shape = (1, -1, *[1] * (pixels.dim() - 2))
+        mean = torch.tensor(self.info.mean).view(shape)
+        std = torch.tensor(self.info.std).view(shape)
         images = pixels.float().sub_(mean * scale).div_(std * scale)
         return images, torch.from_numpy(np.ascontiguousarray(self.targets[rows]))
