@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run's secret key, and the streams of random numbers that are functions of it.
 
-A stream is named by (purpose, step, index, rank). Its 256-bit subkey is BLAKE2b of that name, keyed with the run's key
-(a pseudo-random function), and its bytes are the AES-256-CTR keystream of the subkey. So two streams are
-independent, a stream does not depend on batch size, physical batches or device, and nothing has to be stored to draw
+A stream is named by (purpose, step, index, rank). Its 256-bit subkey is BLAKE2b of that name, keyed with the
+run's key (a pseudo-random function), and its bytes are the AES-256-CTR keystream of the subkey. So two
+streams are independent, a stream does not depend on batch size, physical batches or device, and nothing has
+to be stored to draw
 the noise of a step: the key lives in memory for one run and is never written.
 """
 
@@ -55,20 +56,31 @@ class RunKey:
         """A repeatable key for research; runs with it are stamped as not private."""
         if seed < 0:
             raise InputError(f"a seed is not negative: {seed}")
-        return cls(hashlib.blake2b(str(seed).encode(), digest_size=KEY_BYTES, person=b"confide seed").digest(), private=False)
+        return cls(
+            hashlib.blake2b(str(seed).encode(), digest_size=KEY_BYTES, person=b"confide seed").digest(),
+            private=False,
+        )
 
     def stream(self, purpose: str, *, step: int, index: int = 0, rank: int = 0) -> Stream:
         """The stream of this name, from its beginning."""
+        if min(step, index, rank) < 0 or max(step, index, rank) >= 2**64:
+            raise InputError(f"a stream is numbered by 64-bit integers, not ({step}, {index}, {rank})")
         name = purpose.encode()
         # Length first and fixed widths after it: no two names have the same encoding.
-        encoded = len(name).to_bytes(4, "little") + name + b"".join(n.to_bytes(8, "little") for n in (step, index, rank))
+        encoded = (
+            len(name).to_bytes(4, "little")
+            + name
+            + b"".join(n.to_bytes(8, "little") for n in (step, index, rank))
+        )
         return Stream(hashlib.blake2b(encoded, key=self.__secret, digest_size=KEY_BYTES).digest())
 
     def __repr__(self) -> str:
         return "RunKey(secret)" if self.private else "RunKey(seeded: not private)"
 
     def __reduce__(self) -> NoReturn:
-        raise InputError("a run key cannot be copied or written", why="Whoever has it can subtract the noise.")
+        raise InputError(
+            "a run key cannot be copied or written", why="Whoever has it can subtract the noise."
+        )
 
     def __copy__(self) -> NoReturn:
         self.__reduce__()
@@ -110,7 +122,7 @@ class Stream:
         return self.words(count) < np.uint64(math.floor(probability * 2.0**64))
 
     def permutation(self, count: int) -> NDArray[np.int64]:
-        """A uniformly random order of 0..count-1: by sorting 64-bit keys, drawn anew in the rare case of a tie."""
+        """A uniformly random order of 0..count-1: by sorting 64-bit keys, drawn anew if two are equal."""
         while True:
             keys = self.words(count)
             order = np.argsort(keys, kind="stable")

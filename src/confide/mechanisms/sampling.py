@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drawing the units of a batch, as the plan's sampling scheme says.
 
-*Formal guarantee.* Each draw has exactly the distribution that `Sampling.event` states to the accountant, and draws of
-different steps are independent. The realised number of units is secret and goes nowhere but into the sum.
+*Formal guarantee.* Each draw has exactly the distribution that `Sampling.event` states to the accountant, and
+draws of different steps are independent. The realised number of units is secret and goes nowhere but into the
+sum.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def draw(sampling: Sampling, units: int, stream: Stream) -> NDArray[np.int64]:
         stream: The step's own stream.
 
     Raises:
-        PlanError: If the scheme is unknown, or fixed-size sampling meets another number of units than its n, which
-            is public under its replace-one adjacency.
+        PlanError: If the scheme is unknown, or fixed-size sampling meets another number of units than its n,
+            which is public under its replace-one adjacency.
     """
     match sampling:
         case PoissonSampling(probability):
