@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,13 +67,35 @@ def show(
         Path | None, typer.Option(help="Write a contact sheet of training images to this PNG.")
     ] = None,
     unit: Annotated[str | None, typer.Option(help="Whom to protect: image, patient, lesion or tile.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side that images are resized to; default 224.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 (grey) or 3 (RGB); folders only.")] = None,
+    window: Annotated[str | None, typer.Option(help="DICOM window, such as lung or abdomen.")] = None,
+    patients: Annotated[
+        str | None, typer.Option(help="Regular expression: patient id in a file name.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad files and list them.")] = False,
+    duplicates: Annotated[bool, typer.Option(help="Look for near-duplicates across splits.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What is in a data set: images, classes and privacy units of each split, licence, remarks."""
     from confide.data.catalog import load
 
-    splits = load(data, unit=chosen_unit(unit))
+    with progress_bar(as_json) as progress:
+        splits = load(
+            data,
+            unit=chosen_unit(unit),
+            size=size,
+            channels=channels,
+            window=window,
+            patients=patients,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
     answer = describe(splits)
+    if duplicates:
+        from confide.data.duplicates import across_splits
+
+        answer["duplicates"] = [found.to_dict() for found in across_splits(splits)]
     if sheet is not None:
         from confide.data.sheet import contact_sheet
 
@@ -81,6 +105,17 @@ def show(
         typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
         _print(answer)
+
+
+@contextlib.contextmanager
+def progress_bar(quiet: bool, words: str = "reading images") -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, gone when it is done; yields what is to be called with (done, in all)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task(words, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def chosen_unit(word: str | None) -> Any:
@@ -123,6 +158,7 @@ def describe(splits: Any) -> dict[str, Any]:
         "remarks": info.remarks,
         "fingerprint": splits.fingerprint,
         "declared_public": list(splits.declared_public),
+        "left_out": [{"file": file, "why": why} for file, why in splits.bad],
     }
 
 
@@ -143,3 +179,13 @@ def _print(answer: dict[str, Any]) -> None:
         sizes = [str(counts[key]) for key in dict.fromkeys(["images", unit])]
         table.add_row(split, *sizes, *(str(counts.get("classes", {}).get(k, "")) for k in answer["classes"]))
     console.print(table)
+    for found in answer.get("duplicates", []):
+        console.print(
+            f"{found['images']} images of {found['second']} have a near-duplicate in {found['first']}, "
+            f"{found['exact']} of them to the pixel",
+            highlight=False,
+        )
+    if answer["left_out"]:
+        console.print(f"{len(answer['left_out'])} files were left out:", highlight=False)
+    for bad in answer["left_out"]:
+        console.print(f"  {bad['file']}: {bad['why']}", markup=False, highlight=False, soft_wrap=True)

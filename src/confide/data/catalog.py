@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -14,8 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from confide.data.entries import ENTRIES
+from confide.data.folder import list_folder
 from confide.data.imageset import DatasetInfo, ImageSet
+from confide.data.ingest import Progress, Reading, ingest
+from confide.data.layouts import LAYOUTS
+from confide.data.masks import read_masks
 from confide.data.medmnist import RawSplit, read_npz
+from confide.data.pseudonyms import PUBLIC_KEY, project_key
+from confide.data.records import Listing
+from confide.data.sources import Source, open_source
+from confide.data.splits import SEED
 from confide.errors import DataError
 from confide.privacy.units import PrivacyUnit
 
@@ -25,7 +33,9 @@ class DataSplits:
     """A loaded data set.
 
     Attributes:
-        fingerprint: SHA-256 of the file.
+        fingerprint: SHA-256 of the file; for a folder of one's own "keyed:" and a digest under the
+        project's key.
+        bad: Name and reason of each file that was left out.
         declared_public: What a run takes from the data outside its private mechanism.
     """
 
@@ -35,6 +45,7 @@ class DataSplits:
     info: DatasetInfo
     fingerprint: str
     declared_public: tuple[str, ...]
+    bad: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def content_digest(self, key: bytes) -> str:
         """Keyed BLAKE2b of all images, targets and units: names the content to whoever has the key.
@@ -68,62 +79,153 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(ENTRIES))
 
 
-def find(name: str) -> Path | None:
-    """The file of a catalogue entry, if it is on this machine."""
-    return next((path for folder in data_folders() if (path := folder / f"{name}.npz").exists()), None)
+def find(name: str, size: int | None = None) -> Path | None:
+    """The file or folder of a catalogue entry, if it is on this machine."""
+    info = ENTRIES[name]
+    plain = info.file or f"{name}.npz"
+    sized = [f"{name}_{size}.npz"] if size in info.sizes and size != 28 else [plain]
+    return next(
+        (path for folder in data_folders() for file in sized if (path := folder / file).exists()), None
+    )
 
 
-def load(name_or_path: str | Path, *, unit: PrivacyUnit | None = None, size: int | None = None) -> DataSplits:
-    """Load a data set by catalogue name, or a MedMNIST-format npz by path.
+def load(
+    name_or_path: str | Path,
+    *,
+    unit: PrivacyUnit | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    window: str | None = None,
+    patients: str | None = None,
+    skip_bad: bool = False,
+    seed: int = SEED,
+    progress: Progress | None = None,
+) -> DataSplits:
+    """Load a data set by catalogue name, or a file, zip or folder of one's own by path.
 
     Args:
         unit: Whom the guarantee shall protect; default: the strongest unit that the set has ids for.
-        size: Refused here unless it is the size of the images.
+        size: Side of the square that images are resized to, default 224; of an npz file, the size that it
+        has.
+        channels: 1 or 3; default: as the catalogue says, else 3. Folders only, as are the following.
+        window: DICOM window: a name of `confide.data.dicom.WINDOWS`.
+        patients: Regular expression with one group that finds the patient in a file name.
+        skip_bad: Leave out files that cannot be used and list them in `bad`, instead of stopping.
+        seed: Of the split, where nobody has split the data.
+        progress: Called with (images done, images in all) while files are decoded.
 
     Raises:
         DataError: If it is unknown, not here, damaged, or has no ids for the unit asked.
     """
     name = str(name_or_path)
     known = ENTRIES.get(name)
-    path = find(name) if known else Path(name)
+    path = find(name, size) if known else Path(name)
     if path is None:
-        raise DataError(
-            f"{name!r} is known but not on this machine",
-            why=f"Looked in: {', '.join(map(str, data_folders()))}.",
-            remedy=f"Put {name}.npz into a folder and name that folder in CONFIDE_DATA.",
-        )
-    if known is None and path.suffix != ".npz":
+        raise absent(name, size)
+    if known is None and not path.exists():
         near = difflib.get_close_matches(name, ENTRIES, n=1)
-        remedy = (
-            f"Did you mean {near[0]!r}?"
-            if near
-            else f"Known: {', '.join(names())}; or give the path of an npz file."
+        known_names = f"Known: {', '.join(names())}; or give the path of a file or folder."
+        raise DataError(
+            f"there is no data set {name!r}", remedy=f"Did you mean {near[0]!r}?" if near else known_names
         )
-        raise DataError(f"there is no data set {name!r}", remedy=remedy)
-    raw = read_npz(path, len(known.classes) if known else None)
-    info = known or _describe(path, raw)
+    if path.suffix == ".npz":
+        return _load_npz(path, known, unit, size)
+    info, listing, source = _listing(path, known, patients, channels)
     chosen = _choose_unit(info, unit, path)
-    height, width = raw["train"].images.shape[-2:]
+    key = PUBLIC_KEY if known else project_key()
+    reading = Reading(size or 224, info.channels, window, skip_bad)
+    found = ingest(source, listing, info, reading, unit=chosen, key=key, seed=seed, progress=progress)
+    public = [
+        f"images resized to {reading.size}×{reading.size}, {info.channels} channels",
+        f"DICOM window: {window or 'that of each file'}",
+    ]
+    if not any(record.split for record in listing.records):
+        public.append(f"split by {info.units[0].value}: a hash of each id with seed {seed}")
+    # What everybody has is named by its checksum, what is one's own by a digest that only its owner can make.
+    named = fingerprint(path) if known and path.is_file() else f"keyed:{found.digest}"
+    splits = found.splits
+    return DataSplits(
+        splits["train"],
+        splits["validation"],
+        splits["test"],
+        info,
+        named,
+        (*_public(info, splits["train"], chosen), *public),
+        tuple(found.bad),
+    )
+
+
+def absent(name: str, size: int | None = None) -> DataError:
+    """The error for a set that is known but not here."""
+    info = ENTRIES[name]
+    file = info.file or (f"{name}_{size}.npz" if size in info.sizes and size != 28 else f"{name}.npz")
+    return DataError(
+        f"{name!r} is known but not on this machine",
+        why=f"Looked for {file} in: {', '.join(map(str, data_folders()))}.",
+        remedy=f"Run: confide data fetch {name}"
+        if info.url
+        else f"Put {file} into a folder and name it in CONFIDE_DATA.",
+    )
+
+
+def _listing(
+    path: Path, known: DatasetInfo | None, patients: str | None, channels: int | None
+) -> tuple[DatasetInfo, Listing, Source]:
+    source = open_source(path)
+    if known:
+        info = (
+            known
+            if channels in (None, known.channels)
+            else replace(known, channels=channels, mean=(), std=())
+        )
+        return info, LAYOUTS[known.layout](source), source
+    listing = list_folder(source, patients=patients)
+    title = f"{path.name}, a data set of one's own"
+    units = listing.units
+    info = DatasetInfo(
+        path.stem or "folder", title, listing.classes, channels or 3, task=listing.task, units=units
+    )
+    return info, listing, source
+
+
+def _public(info: DatasetInfo, train: ImageSet, unit: PrivacyUnit) -> tuple[str, ...]:
+    return (
+        f"the number of training {unit.value}s, n = {train.n_units}",
+        "class names and image size",
+        f"normalisation constants {info.mean} and {info.std}: fixed, not computed from the images",
+        "scores on validation and test images",
+    )
+
+
+def _load_npz(
+    path: Path, known: DatasetInfo | None, unit: PrivacyUnit | None, size: int | None
+) -> DataSplits:
+    if known and known.layout == "masks":
+        chosen = _choose_unit(known, unit, path)
+        pairs = read_masks(path, len(known.classes))
+        splits = {
+            split: ImageSet(images, masks, np.arange(len(images), dtype=np.int64), chosen, known, split)
+            for split, (images, masks) in pairs.items()
+        }
+        info = known
+    else:
+        raw = read_npz(path, len(known.classes) if known else None)
+        info = known or _describe(path, raw)
+        chosen = _choose_unit(info, unit, path)
+        splits = {split: _image_set(values, info, split, chosen) for split, values in raw.items()}
+    height, width = splits["train"].images.shape[-2:]
     if size is not None and (height, width) != (size, size):
         raise DataError(
             f"holds {height}×{width} images, not {size}×{size}",
             where=str(path),
             remedy="Leave data.size out.",
         )
-    splits = {split: _image_set(values, info, split, chosen) for split, values in raw.items()}
-    return DataSplits(
-        splits["train"],
-        splits["validation"],
-        splits["test"],
-        info,
-        fingerprint(path),
-        (
-            f"the number of training {chosen.value}s, n = {splits['train'].n_units}",
-            "class names and image size",
-            f"normalisation constants {info.mean} and {info.std}: fixed, not computed from the images",
-            "scores on validation and test images",
-        ),
-    )
+    if splits["train"].images.shape[1] != info.channels:
+        raise DataError(
+            f"holds {splits['train'].images.shape[1]} channels, not {info.channels}", where=str(path)
+        )
+    public = _public(info, splits["train"], chosen)
+    return DataSplits(splits["train"], splits["validation"], splits["test"], info, fingerprint(path), public)
 
 
 def _choose_unit(info: DatasetInfo, unit: PrivacyUnit | None, path: Path) -> PrivacyUnit:

@@ -106,14 +106,14 @@ class ImageSet:
 
     Attributes:
         images: (N, C, H, W) or (N, C, D, H, W), uint8 or float32 in [0, 1]; an array or a memory map.
-        targets: (N,) int64 classes, or (N, H, W) int64 masks.
+        targets: (N,) int64 classes, or (N, H, W) masks, int64 or uint8; a batch has int64.
         unit_index: (N,) int64, 0..U-1: the privacy unit of each row.
         unit: What a unit is.
         columns: Further columns for subgroup tables, each (N,).
     """
 
     images: NDArray[Any]
-    targets: NDArray[np.int64]
+    targets: NDArray[Any]
     unit_index: Rows
     unit: PrivacyUnit
     info: DatasetInfo
@@ -157,4 +157,4 @@ class ImageSet:
         mean = torch.tensor(self.info.mean).view(shape)
         std = torch.tensor(self.info.std).view(shape)
         images = pixels.float().sub_(mean * scale).div_(std * scale)
-        return images, torch.from_numpy(np.ascontiguousarray(self.targets[rows]))
+        return images, torch.from_numpy(np.ascontiguousarray(self.targets[rows])).long()

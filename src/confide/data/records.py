@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a data set says about its files before any pixel is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from confide.privacy.units import PrivacyUnit
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image.
+
+    Attributes:
+        name: Its name in the source. It may hold a patient's id, so it is not shown by `repr`.
+        label: Class 0..K-1, or -1 for segmentation.
+        unit: Whose it is, in the data set's own words; hashed before anything is stored.
+        split: "train", "validation", "test", or None: to be drawn.
+        mask: Name of its mask.
+    """
+
+    name: str = field(repr=False)
+    label: int
+    unit: str = field(repr=False)
+    split: str | None = None
+    mask: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All images of a data set, its classes, and the units that it has ids for, the strongest first."""
+
+    records: list[Record] = field(repr=False)
+    classes: tuple[str, ...]
+    units: tuple[PrivacyUnit, ...]
+    task: Literal["classification", "segmentation"] = "classification"
+
+
+def find_units(patients: bool, lesions: bool) -> tuple[PrivacyUnit, ...]:
+    """The units that there are ids for, the strongest first."""
+    found = [PrivacyUnit.PATIENT] if patients else [PrivacyUnit.LESION] if lesions else []
+    return (*found, PrivacyUnit.IMAGE)

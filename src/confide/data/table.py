@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A CSV or TSV that names images, labels, patients and splits."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import PurePosixPath
+
+from confide.data.records import Listing, Record, find_units
+from confide.data.sources import Source
+from confide.errors import DataError
+from confide.privacy.units import PrivacyUnit
+
+# meaning -> the column names that are understood to have it, the first found counts
+COLUMNS = {
+    "image": ("image", "image_id", "id_code", "file", "filename", "path"),
+    "label": ("label", "class", "grade", "diagnosis", "level", "dx"),
+    "patient": ("patient", "patient_id", "patientid", "subject", "subject_id"),
+    "lesion": ("lesion", "lesion_id"),
+    "split": ("split", "set", "fold"),
+    "mask": ("mask", "mask_file"),
+}
+_SPLIT_WORDS = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
+_SPLIT_WORDS |= {"validation": "validation", "test": "test", "testing": "test"}
+_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text, and which column means what."""
+
+    rows: list[dict[str, str]]
+    columns: dict[str, str]
+    where: str
+
+    def value(self, number: int, meaning: str) -> str:
+        """What a row says; "" where no column has that meaning."""
+        return self.rows[number].get(self.columns.get(meaning, ""), "").strip()
+
+
+def parse(data: bytes, where: str) -> Table:
+    """Read a table.
+
+    Raises:
+        DataError: If it is no UTF-8 text, has no header, ragged or no rows.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"byte {error.start} is not UTF-8",
+            where=where,
+            remedy="Save the table as UTF-8, for example in a spreadsheet.",
+        ) from None
+    if "\0" in text:
+        raise DataError("is not a text file", where=where)
+    delimiter = max("\t;,", key=text.split("\n", 1)[0].count)
+    try:
+        reader = csv.DictReader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        header = list(reader.fieldnames or [])
+        rows = list(reader)
+    except csv.Error as error:
+        raise DataError("is no readable table", where=where, why=str(error)) from None
+    if not rows:
+        raise DataError("the table has no rows", where=where)
+    if len(set(header)) != len(header):
+        raise DataError("two columns have the same name", where=where)
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise DataError(f"line {number} has more or fewer cells than the header", where=where)
+    folded = {name.strip().lower(): name for name in header}
+    columns = {
+        meaning: folded[known[0]]
+        for meaning, names in COLUMNS.items()
+        if (known := [n for n in names if n in folded])
+    }
+    return Table(rows, columns, where)
+
+
+def list_table(
+    source: Source,
+    name: str,
+    folders: tuple[str, ...],
+    classes: tuple[str, ...] | None,
+    *,
+    names: list[str] | None = None,
+) -> Listing:
+    """What a table says of the files of its source.
+
+    Args:
+        folders: Where the images may lie, tried in order.
+        classes: Names of the classes 0..K-1, if known; else the labels themselves, in order.
+
+    Raises:
+        DataError: A column is missing, a file is missing or named twice, a cell is empty, a label unknown.
+    """
+    table = parse(source.read(name), source.where(name))
+    segmentation = "mask" in table.columns
+    for needed in ("image", "mask" if segmentation else "label"):
+        if needed not in table.columns:
+            raise DataError(
+                f"has no column for the {needed}",
+                where=table.where,
+                remedy=f"Call it one of: {', '.join(COLUMNS[needed])}.",
+            )
+    files = set(source.names() if names is None else names)
+    below = str(PurePosixPath(name).parent)
+    folders = tuple(str(PurePosixPath(below) / folder) for folder in folders)
+    units = find_units("patient" in table.columns, "lesion" in table.columns)
+    key = {PrivacyUnit.PATIENT: "patient", PrivacyUnit.LESION: "lesion"}.get(units[0], "")
+    labels = [] if segmentation else [_filled(table, i, "label") for i in range(len(table.rows))]
+    classes = classes or (("background", "foreground") if segmentation else _classes(labels, table.where))
+    seen: set[str] = set()
+    records: list[Record] = []
+    for i in range(len(table.rows)):
+        file = _resolve(_filled(table, i, "image"), folders, files, table, i)
+        if file in seen:
+            raise DataError(
+                f"line {i + 2} names an image for the second time", where=table.where, remedy="Remove it."
+            )
+        seen.add(file)
+        unit = _filled(table, i, key) if key else file
+        label = -1 if segmentation else _label(labels[i], classes, table.where, i)
+        mask = _resolve(_filled(table, i, "mask"), folders, files, table, i) if segmentation else None
+        records.append(Record(file, label, unit, _split(table, i), mask))
+    return Listing(records, classes, units, "segmentation" if segmentation else "classification")
+
+
+def _filled(table: Table, i: int, meaning: str) -> str:
+    value = table.value(i, meaning)
+    if not value:
+        raise DataError(
+            f"line {i + 2} has no {meaning}",
+            where=table.where,
+            remedy=f"Fill in the {meaning} or remove the line.",
+        )
+    return value
+
+
+def _resolve(word: str, folders: tuple[str, ...], files: set[str], table: Table, i: int) -> str:
+    for folder in folders:
+        for suffix in _SUFFIXES:
+            path = str(PurePosixPath(folder) / f"{word}{suffix}")
+            if path in files:
+                return path
+    raise DataError(
+        f"line {i + 2} names a file that is not there", where=table.where, why=f"Looked for {word[:80]!r}."
+    )
+
+
+def _split(table: Table, i: int) -> str | None:
+    if "split" not in table.columns:
+        return None
+    word = table.value(i, "split").lower()
+    if word not in _SPLIT_WORDS:
+        raise DataError(
+            f"line {i + 2} has the split {word[:20]!r}",
+            where=table.where,
+            remedy="Write train, validation or test.",
+        )
+    return _SPLIT_WORDS[word]
+
+
+def _classes(labels: list[str], where: str) -> tuple[str, ...]:
+    found = set(labels)
+    if len(found) > 1000:
+        raise DataError(f"there are {len(found)} different labels", where=where, why="Labels name classes.")
+    if all(label.isdecimal() for label in found):
+        return tuple(sorted(found, key=int))
+    return tuple(sorted(found))
+
+
+def _label(word: str, classes: tuple[str, ...], where: str, i: int) -> int:
+    if word in classes:
+        return classes.index(word)
+    if word.isdecimal() and int(word) < len(classes):
+        return int(word)
+    raise DataError(
+        f"line {i + 2} has the label {word[:20]!r}",
+        where=where,
+        why=f"Labels are 0..{len(classes) - 1} or {', '.join(classes[:9])}.",
+    )
