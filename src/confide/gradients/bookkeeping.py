@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Norms first, gradients once: one forward pass, one backward pass without weight gradients, one weighted sum.
+
+The idea of keeping inputs and output gradients until the clip factors are known is book-keeping (Bu et al. 2023,
+arXiv:2210.00038). Which of two exact formulas gives a layer's norms is decided for each layer and shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from confide.errors import UnsupportedLayerError
+from confide.gradients.captures import Capture, Instantiated, combined
+from confide.gradients.fallback import Method, Part, by_loop
+from confide.gradients.layers import own_rules
+from confide.gradients.recorder import Recorder, Unsupported
+from confide.gradients.reference import Loss, check_losses, trainable
+from confide.gradients.rules import OPS
+from confide.gradients.units import Clip, Units
+
+__all__ = ["Unsupported", "by_bookkeeping"]
+
+
+def by_bookkeeping(
+    model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip, by_vmap: frozenset[str] = frozenset()
+) -> Part:
+    """Clipped sums of one physical batch; the rows of a unit stand together.
+
+    Args:
+        by_vmap: Names of layers to run by `vmap` of the layer.
+
+    Raises:
+        Unsupported: If an operation on a parameter has no rule.
+        UnsupportedLayerError: If a layer mixes samples or changes a buffer.
+    """
+    recorder, losses = record(model, loss, batch, units, by_vmap)
+    return _finish(recorder, trainable(model), losses, clip)
+
+
+def record(
+    model: nn.Module, loss: Loss, batch: Any, units: Units, by_vmap: frozenset[str]
+) -> tuple[Recorder, Tensor]:
+    """Forward and backward pass; afterwards the recorder holds every use of every parameter."""
+    parameters = trainable(model)
+    rows = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+    recorder = Recorder(OPS, units, list(parameters.values()), rows)
+    with own_rules(model, recorder, by_vmap), _unchanged_buffers(model), recorder, torch.enable_grad():
+        losses = check_losses(loss(model, batch), len(units.index))
+        if losses.requires_grad:
+            # Weighted by one over a unit's rows, gradients of rows add up to the unit's mean.
+            total = losses.sum() if units.distinct else (losses * units.row_weights.to(losses.dtype)).sum()
+            with _spared(parameters):
+                total.backward()
+    return recorder, losses.detach()
+
+
+@contextmanager
+def _spared(parameters: dict[str, nn.Parameter]) -> Iterator[None]:
+    """Rules give no gradient to parameters; should autograd find one all the same, it must not stay in `.grad`."""
+    before = {name: p.grad for name, p in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = None
+    try:
+        yield
+        leaked = [name for name, p in parameters.items() if p.grad is not None]
+        if leaked:
+            raise Unsupported(
+                f"a gradient reached {leaked[0]!r} past all rules", (id(parameters[leaked[0]]),)
+            )
+    finally:
+        for name, parameter in parameters.items():
+            parameter.grad = before[name]
+
+
+@contextmanager
+def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
+    """Refuse a forward pass that changes a buffer: it would keep un-noised traces of the batch."""
+    before = {name: (buffer, buffer._version) for name, buffer in model.named_buffers()}
+    yield
+    for name, buffer in model.named_buffers():
+        known = before.get(name)
+        if known is None or known[0] is not buffer or known[1] != buffer._version:
+            raise UnsupportedLayerError(
+                f"the buffer {name!r} changes in a training forward pass",
+                why="It would carry un-noised traces of the batch out of the mechanism.",
+                remedy="confide.repair(model), or call .eval() on its layer.",
+            )
+
+
+def _finish(recorder: Recorder, parameters: dict[str, nn.Parameter], losses: Tensor, clip: Clip) -> Part:
+    """From recorded uses to norms, factors and sums."""
+    uses = _through_derived(recorder, parameters)
+    device = losses.device
+    squared = torch.zeros((recorder.units.count, len(parameters)), dtype=torch.float64, device=device)
+    for column, name in enumerate(parameters):
+        if name in uses:
+            squared[:, column] = uses[name].squared_norms()
+    # A non-finite loss gives its unit a non-finite norm, even where no gradient flows.
+    finite = recorder.units.sum_rows((~torch.isfinite(losses)).double()) == 0
+    squared[:, 0] = torch.where(finite, squared[:, 0], torch.full_like(squared[:, 0], torch.nan))
+    norms, factors, each = clip(squared)
+    bad = (factors == 0).all(1).nonzero()[:, 0]
+    sums: dict[str, Tensor] = {}
+    for column, (name, parameter) in enumerate(parameters.items()):
+        use = uses.pop(name, None)
+        if use is None:
+            sums[name] = torch.zeros_like(parameter, requires_grad=False)
+        else:
+            sums[name] = use.weighted(each[:, column], bad).to(parameter.dtype).reshape(parameter.shape)
+    return Part(sums, norms, factors, losses, tuple(sorted(recorder.doubtful)))
+
+
+def _through_derived(recorder: Recorder, parameters: dict[str, nn.Parameter]) -> dict[str, Capture]:
+    """One capture for each parameter used: uses of derived tensors are carried back to their parameters.
+
+    A derived tensor is a function of parameters alone, the same for every sample, so one batched vector-Jacobian
+    product of that function gives every unit's parameter gradient.
+    """
+    own = {id(p): name for name, p in parameters.items()}
+    found: dict[str, list[Capture]] = {}
+    for key, captures in recorder.captures.items():
+        if key in own:
+            found.setdefault(own[key], []).extend(captures)
+            continue
+        target = recorder.targets[key]
+        values = combined(captures).gradients().to(target.dtype)
+        gradients = torch.autograd.grad(
+            target,
+            list(parameters.values()),
+            values.reshape(len(values), *target.shape),
+            retain_graph=True,
+            allow_unused=True,
+            is_grads_batched=True,
+        )
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                found.setdefault(name, []).append(Instantiated(gradient))
+    recorder.captures.clear()
+    return {name: combined(captures) for name, captures in found.items()}
+
+
+def agrees(method: Method, model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) -> bool:
+    """Whether book-keeping gives the oracle's per-unit norms on a few rows, with all randomness switched off.
+
+    For models in which an axis was taken to be the batch by its length. The answer stays in this process.
+    """
+    modes = {module: module.training for module in model.modules()}
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.training = False
+    try:
+        ours = method(model, loss, batch, units, clip)
+        theirs = by_loop(model, loss, batch, units, clip)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    scale = theirs.norms.abs().max().clamp_min(1e-12)
+    return bool(((ours.norms - theirs.norms).abs() <= 1e-3 * scale).all())

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clipped sums of per-unit gradients.
+
+*Formal guarantee.* `sums` is Σ_u f_u·g_u over the units of the batch, where g_u is the mean of the gradients of the unit's rows
+and f_u what `clipping.factors` gives for its norm. Rows of other units do not enter g_u. A unit whose gradient is
+not finite adds exactly zero, by the same operations as any other.
+
+| case | result |
+|---|---|
+| batch of none | zero sums, norms of shape (0,) |
+| a parameter the loss does not use | gradient zero |
+| K rows of one unit | averaged, then clipped |
+| any `physical_batch_size`, any method | the same sums up to rounding |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from confide.errors import InputError, UnsupportedLayerError
+from confide.gradients.automatic import automatic, refuse_mixing
+from confide.gradients.bookkeeping import Unsupported, by_bookkeeping
+from confide.gradients.fallback import Method, Part, by_loop, by_vmap
+from confide.gradients.reference import Loss, batch_length, trainable
+from confide.gradients.units import Clip, Clipping, Units
+
+Run = Callable[[nn.Module, Loss, Any, Units, Clip], tuple[Part, tuple[str, ...]]]
+_METHODS: dict[str, Method] = {"book-keeping": by_bookkeeping, "vmap": by_vmap, "loop": by_loop}
+
+
+@dataclass(frozen=True)
+class ClippedGradient:
+    """A clipped sum, un-noised and un-divided.
+
+    Attributes:
+        sums: name -> tensor of the parameter's shape: Σ over units of clipped gradients.
+        norms: (U,) norm of each unit's gradient before clipping, float64.
+        losses: (B,) loss of each row.
+        factors: (U, G) clip factor of each unit and clip group, float64.
+        fallbacks: What was not computed by book-keeping, and why.
+    """
+
+    sums: dict[str, Tensor]
+    norms: Tensor = field(repr=False)
+    losses: Tensor = field(repr=False)
+    factors: Tensor = field(repr=False)
+    fallbacks: tuple[str, ...] = ()
+
+
+def clipped_gradient(
+    model: nn.Module,
+    loss: Loss,
+    batch: Any,
+    *,
+    clip_norm: float | None = None,
+    clipping: Clipping | None = None,
+    units: Tensor | None = None,
+    method: str = "auto",
+    physical_batch_size: int | None = None,
+) -> ClippedGradient:
+    """Sum over units of clipped gradients.
+
+    Args:
+        model: Its parameters with `requires_grad` count; nothing is left on it.
+        loss: `loss(model, batch) -> (B,)`.
+        batch: Any pytree of tensors with leading dimension B.
+        clip_norm: Norm C of flat clipping; or give `clipping`.
+        units: (B,) integer label of each row's privacy unit; default: each row is its own.
+        method: "auto" takes the fastest that works; "book-keeping", "vmap" and "loop" insist.
+        physical_batch_size: Rows in memory at once; parts are cut between units.
+
+    Raises:
+        UnsupportedLayerError: If a layer mixes samples; names it and the remedy.
+        LossError: If the loss does not return one value per row.
+        ModelError: If nothing is trainable.
+        InputError: If arguments contradict each other.
+    """
+    if (clip_norm is None) == (clipping is None):
+        raise InputError("give one of clip_norm and clipping")
+    if clipping is None:
+        from confide.mechanisms.clipping import FlatClipping
+
+        assert clip_norm is not None
+        clipping = FlatClipping(clip_norm)
+    if method != "auto" and method not in _METHODS:
+        raise InputError(f"unknown method {method!r}", remedy=f"Choose one of: auto, {', '.join(_METHODS)}.")
+    parameters = trainable(model)
+    device = next(iter(parameters.values())).device
+    rows = batch_length(batch)
+    clip = Clip(clipping, list(parameters), device)
+    if rows == 0:
+        empty = clip(torch.zeros((0, len(parameters)), dtype=torch.float64, device=device))
+        sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        return ClippedGradient(sums, empty[0], torch.zeros(0, device=device), empty[1])
+    refuse_mixing(model)
+    owners = Units.of(units, rows, device)
+    run = automatic if method == "auto" else _insisting(_METHODS[method])
+    whole = physical_batch_size is None or physical_batch_size >= rows
+    # A method may rely on the rows of a unit standing together.
+    sorted_already = owners.distinct or bool((owners.index[1:] >= owners.index[:-1]).all())
+    if whole and sorted_already:
+        part, why = run(model, loss, batch, owners, clip)
+        return ClippedGradient(part.sums, part.norms, part.losses, part.factors, why)
+    return _in_parts(run, model, loss, batch, owners, clip, physical_batch_size or rows)
+
+
+def _in_parts(
+    run: Run, model: nn.Module, loss: Loss, batch: Any, owners: Units, clip: Clip, most: int
+) -> ClippedGradient:
+    """The same, physical batch after physical batch."""
+    parts: list[Part] = []
+    reasons: dict[str, None] = {}
+    chunks = owners.chunks(most)
+    for chunk in chunks:
+        piece = tree_map(
+            lambda leaf, chunk=chunk: leaf[chunk.to(leaf.device)] if isinstance(leaf, Tensor) else leaf, batch
+        )
+        part, why = run(model, loss, piece, Units.of(owners.index[chunk], len(chunk), chunk.device), clip)
+        reasons |= dict.fromkeys(why)
+        if parts:
+            torch._foreach_add_(list(parts[0].sums.values()), list(part.sums.values()))
+        parts.append(Part(parts[0].sums if parts else part.sums, part.norms, part.factors, part.losses))
+    order = torch.cat(chunks)
+    losses = torch.cat([part.losses for part in parts])
+    return ClippedGradient(
+        parts[0].sums,
+        torch.cat([part.norms for part in parts]),
+        torch.empty_like(losses).index_copy_(0, order, losses),
+        torch.cat([part.factors for part in parts]),
+        tuple(reasons),
+    )
+
+
+def _insisting(method: Method) -> Run:
+    """A method that the user chose: what it cannot do is an error, not a fallback."""
+
+    def run(
+        model: nn.Module, loss: Loss, batch: Any, owners: Units, clip: Clip
+    ) -> tuple[Part, tuple[str, ...]]:
+        try:
+            return method(model, loss, batch, owners, clip), ()
+        except Unsupported as error:
+            raise UnsupportedLayerError(
+                f"book-keeping cannot take this model: {error.reason}",
+                remedy="Use method='auto', which falls back.",
+            ) from None
+
+    return run

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The slow ways to a clipped sum, for models that the engine cannot take apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from confide.gradients.reference import Loss, loop_gradients, trainable, vmap_gradients
+from confide.gradients.units import Clip, Units, squared_norms, without_rows
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one physical batch gives: clipped sums, norms (U,), group factors (U, G), losses (B,).
+
+    `doubts` says where an axis was taken to be the batch by its length only, which asks for a check.
+    """
+
+    sums: dict[str, Tensor]
+    norms: Tensor
+    factors: Tensor
+    losses: Tensor
+    doubts: tuple[str, ...] = ()
+
+
+Method = Callable[[nn.Module, Loss, Any, Units, Clip], Part]
+
+
+def clip_stacked(gradients: dict[str, Tensor], losses: Tensor, clip: Clip) -> Part:
+    """Clip and sum gradients that are already there: name -> (U, *shape). Consumes them."""
+    squared = torch.stack([squared_norms(value) for value in gradients.values()], 1)
+    norms, factors, each = clip(squared)
+    # 0·∞ is NaN: the rows of a unit that must contribute nothing are zeroed, not only weighted by zero.
+    bad = (factors == 0).all(1).nonzero()[:, 0]
+    sums = {
+        name: torch.tensordot(each[:, k].to(value.dtype), without_rows(value, bad), dims=1)
+        for k, (name, value) in enumerate(gradients.items())
+    }
+    return Part(sums, norms, factors, losses)
+
+
+def by_vmap(model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) -> Part:
+    """`vmap` over the whole model."""
+    gradients, losses = vmap_gradients(model, loss, batch)
+    weights = units.row_weights
+    if not units.distinct:
+        gradients = {
+            name: units.sum_rows(value * weights.to(value.dtype).view(-1, *[1] * (value.dim() - 1)))
+            for name, value in gradients.items()
+        }
+    return clip_stacked(gradients, losses, clip)
+
+
+def by_loop(model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) -> Part:
+    """One sample at a time: any architecture, one sample's activations and one unit's gradient in memory."""
+    parameters = trainable(model)
+    sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    norms: list[Tensor] = []
+    factors: list[Tensor] = []
+    losses: list[Tensor] = []
+    weights, index = units.row_weights.tolist(), units.index.tolist()
+    unit: dict[str, Tensor] = {}
+    for row, (gradients, value) in enumerate(loop_gradients(model, loss, batch)):
+        losses.append(value)
+        if not unit:
+            unit = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        torch._foreach_add_(list(unit.values()), list(gradients.values()), alpha=weights[row])
+        if row + 1 < len(index) and index[row + 1] == index[row]:
+            continue
+        part = clip_stacked({name: g[None] for name, g in unit.items()}, value[None], clip)
+        torch._foreach_add_(list(sums.values()), list(part.sums.values()))
+        norms.append(part.norms)
+        factors.append(part.factors)
+        unit = {}
+    return Part(sums, torch.cat(norms), torch.cat(factors), torch.stack(losses))

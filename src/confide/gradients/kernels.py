@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exact formulas for per-unit weight gradients of convolutions, and for their norms.
+
+A transposed convolution is a convolution with input and output gradient exchanged; every formula here does that first.
+No kernel wins everywhere: they differ by factors of 2 to 70 with the shape, so `confide.gradients.tuning` chooses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from confide.gradients.units import Units
+
+_backward = torch.ops.aten.convolution_backward
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """The constants of a convolution, a number for each spatial dimension."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    extra: tuple[int, ...]
+    transposed: bool
+    groups: int
+
+    def backward(
+        self, grad: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
+    ) -> tuple[Tensor, Tensor]:
+        """The library's own gradients of input and weight."""
+        out = _backward(
+            grad,
+            x,
+            weight,
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.transposed,
+            self.extra,
+            self.groups,
+            (*wanted, False),
+        )
+        return out[0], out[1]
+
+    def roles(self, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """(what the kernel slides over, what it is correlated with)."""
+        return (grad, x) if self.transposed else (x, grad)
+
+
+def _padded(x: Tensor, padding: tuple[int, ...]) -> Tensor:
+    return F.pad(x, [side for p in reversed(padding) for side in (p, p)]) if any(padding) else x
+
+
+def _patches(x: Tensor, kernel: tuple[int, ...], out: tuple[int, ...], shape: ConvShape) -> Tensor:
+    """im2col in any dimension as one strided copy: (B, C, *S) -> (B, C·k, T) for out positions T."""
+    if x.dim() == 4 and x.shape[0] > 0:
+        columns = F.unfold(x, kernel, shape.dilation, shape.padding, shape.stride)
+        if columns.shape[2] == math.prod(out):
+            return columns
+    x = _padded(x, shape.padding)
+    strides = x.stride()
+    view = x.as_strided(
+        (*x.shape[:2], *kernel, *out),
+        (
+            *strides[:2],
+            *(s * d for s, d in zip(strides[2:], shape.dilation, strict=True)),
+            *(s * t for s, t in zip(strides[2:], shape.stride, strict=True)),
+        ),
+    )
+    return view.reshape(len(x), x.shape[1] * math.prod(kernel), math.prod(out))
+
+
+def by_loop(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> Tensor:
+    """The library's own weight-gradient kernel once a unit: no copy of patches, no extra arithmetic."""
+    parts = [shape.backward(grad[a:b], x[a:b], weight, (False, True))[1] for a, b in units.segments()]
+    return torch.stack(parts)
+
+
+def by_unfold(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> Tensor:
+    """Patches, then one batched matrix product."""
+    x, grad = shape.roles(x, grad)
+    rows, channels, groups = len(x), grad.shape[1], shape.groups
+    columns = _patches(x, tuple(weight.shape[2:]), tuple(grad.shape[2:]), shape)
+    columns = columns.view(rows * groups, -1, columns.shape[2])
+    values = torch.bmm(grad.reshape(rows * groups, channels // groups, -1), columns.transpose(1, 2))
+    return units.sum_rows(values.view(rows, *weight.shape))
+
+
+def by_shift(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> Tensor:
+    """Two dimensions, stride 1: pad to one row pitch, then a batched product for each kernel offset over views."""
+    high, wide = weight.shape[2:]
+    (top, left), (rows_out, columns_out) = shape.padding, grad.shape[2:]
+    pitch = x.shape[3] + 2 * left
+    flat = F.pad(x, (left, left, top, top + 1)).flatten(2)
+    g = F.pad(grad, (0, pitch - columns_out)).flatten(2)
+    length = rows_out * pitch
+    out = x.new_empty(high * wide, len(x), grad.shape[1], x.shape[1])
+    for i in range(high):
+        for j in range(wide):
+            start = i * pitch + j
+            torch.bmm(g, flat[:, :, start : start + length].transpose(1, 2), out=out[i * wide + j])
+    return units.sum_rows(out.permute(1, 2, 3, 0).reshape(len(x), *weight.shape))
+
+
+def by_group(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> Tensor:
+    """One grouped convolution with the batch as groups: exchanges the roles of stride and dilation."""
+    x, grad = shape.roles(x, grad)
+    rows, channels, dims = len(x), grad.shape[1], x.dim() - 2
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
+    moved = x.transpose(0, 1).reshape(x.shape[1], rows, *x.shape[2:])
+    filters = grad.reshape(rows * channels, 1, *grad.shape[2:])
+    found = convolve(
+        moved, filters, padding=shape.padding, dilation=shape.stride, stride=shape.dilation, groups=rows
+    ).view(x.shape[1], rows, channels, *_spatial(moved, filters, shape))
+    for axis, size in enumerate(weight.shape[2:]):
+        found = found.narrow(3 + axis, 0, size)
+    return units.sum_rows(found.permute(1, 2, 0, *range(3, 3 + dims)).reshape(rows, *weight.shape))
+
+
+def _spatial(x: Tensor, filters: Tensor, shape: ConvShape) -> tuple[int, ...]:
+    """Output size of the grouped convolution."""
+    sizes = zip(x.shape[2:], filters.shape[2:], shape.padding, shape.stride, shape.dilation, strict=True)
+    return tuple((n + 2 * p - s * (k - 1) - 1) // d + 1 for n, k, p, s, d in sizes)
+
+
+Kernel = Callable[[Tensor, Tensor, Tensor, ConvShape, Units], Tensor]
+KERNELS: dict[str, Kernel] = {"loop": by_loop, "unfold": by_unfold, "shift": by_shift, "group": by_group}
+
+
+def weight_gradient(
+    name: str, x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units
+) -> Tensor:
+    """Each unit's weight gradient (U, *weight shape): x (B, C, *S) inputs, grad (B, O, *T) output gradients."""
+    return KERNELS[name](x, grad, weight.detach(), shape, units)
+
+
+def fits(name: str, x: Tensor, weight: Tensor, shape: ConvShape) -> bool:
+    """Whether a kernel covers this convolution."""
+    match name:
+        case "shift":
+            ones = set(shape.stride + shape.dilation) == {1}
+            return ones and x.dim() == 4 and not shape.transposed and shape.groups == 1
+        case "group" | "ghost":
+            return shape.groups == 1
+        case _:
+            return True
+
+
+def conv_norms(x: Tensor, grad: Tensor, shape: ConvShape, kernel: tuple[int, ...]) -> Tensor:
+    """Squared norm of each sample's weight gradient, from Gram matrices of pixels.
+
+    ‖Σ_t g_t ⊗ patch_t‖² = Σ_{t,t'} ⟨g_t, g_t'⟩·⟨patch_t, patch_t'⟩, and the second factor is a box sum of the Gram
+    matrix of *pixels* over equal offsets, which is separable over the dimensions: k² fewer products than from patches.
+    x: (B, C, *S); grad: (B, O, *T); returns (B,) float64.
+    """
+    x, grad = shape.roles(x, grad)
+    padded = _padded(x, shape.padding)
+    space, out = padded.shape[2:], grad.shape[2:]
+    flat, g = padded.flatten(2), grad.flatten(2)
+    gram = torch.bmm(flat.transpose(1, 2), flat).view(len(x), *space, *space)
+    dims = len(space)
+    for axis in range(dims):
+        step, gap, size = shape.stride[axis], shape.dilation[axis], kernel[axis]
+        total = None
+        for offset in range(size):
+            pick = slice(offset * gap, offset * gap + (out[axis] - 1) * step + 1, step)
+            part = gram[(slice(None),) * (1 + axis) + (pick,) + (slice(None),) * (dims - 1) + (pick,)]
+            total = part.clone() if total is None else total.add_(part)
+        assert total is not None
+        gram = total
+    outer = torch.bmm(g.transpose(1, 2), g)
+    return (gram.reshape(len(x), -1).double() * outer.view(len(x), -1).double()).sum(1)
+
+
+def conv_total(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape) -> Tensor:
+    """Σ over samples of the weight gradient: the library's ordinary kernel."""
+    return shape.backward(grad, x, weight.detach(), (False, True))[1]

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole layers with a rule of their own, and `vmap` of single layers that have none.
+
+Such a layer's `forward` is replaced on the instance for one pass and put back afterwards, also after an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
+
+from confide.gradients.captures import Instantiated
+from confide.gradients.recorder import Recorder, Unsupported
+from confide.gradients.rules import LAYERS, LayerRule
+
+
+def vmap_rule(layer: nn.Module, inputs: tuple[Any, ...], grad_output: Tensor) -> dict[str, Tensor]:
+    """Per-sample gradients of any layer that works on one sample at a time: `vmap` of this layer alone."""
+    values = {name: p.detach() for name, p in layer.named_parameters() if p.requires_grad}
+    fixed = {name: p.detach() for name, p in layer.named_parameters() if not p.requires_grad}
+
+    def one(row: tuple[Tensor, ...], grad: Tensor) -> dict[str, Tensor]:
+        def run(given: dict[str, Tensor]) -> Tensor:
+            return functional_call(layer, fixed | given, tuple(x[None] for x in row))
+
+        return vjp(run, values)[1](grad[None])[0]
+
+    return vmap(one, randomness="different")(tuple(x.detach() for x in inputs), grad_output)
+
+
+class OwnRule(torch.autograd.Function):
+    """A layer run without its parameters' graph; the backward pass runs it again for the input gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        recorder: Recorder,
+        layer: nn.Module,
+        handler: LayerRule,
+        run: Any,
+        anchor: Tensor,
+        *inputs: Tensor,
+    ) -> Tensor:
+        ctx.recorder, ctx.layer, ctx.handler, ctx.run = recorder, layer, handler, run
+        ctx.save_for_backward(*inputs)
+        return run(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        with torch._C.DisableTorchFunction():
+            inputs = ctx.saved_tensors
+            recorder: Recorder = ctx.recorder
+            needs = ctx.needs_input_grad[5:]
+            leaves = [x.detach().requires_grad_(need) for x, need in zip(inputs, needs, strict=True)]
+            wanted = [x for x in leaves if x.requires_grad]
+            backward: list[Tensor | None] = [None] * len(leaves)
+            if wanted:
+                with torch.enable_grad():
+                    found = iter(torch.autograd.grad(ctx.run(*leaves), wanted, grads[0]))
+                backward = [next(found) if x.requires_grad else None for x in leaves]
+            parameters = dict(ctx.layer.named_parameters())
+            for name, values in ctx.handler(ctx.layer, inputs, grads[0]).items():
+                recorder.record(parameters[name], Instantiated(recorder.units.sum_rows(values)))
+        return (None, None, None, None, None, *backward)
+
+
+def _wrapped(recorder: Recorder, layer: nn.Module, handler: LayerRule) -> Any:
+    run = layer.forward
+
+    def forward(*inputs: Any, **kwargs: Any) -> Any:
+        plain = not kwargs and all(isinstance(x, Tensor) and recorder.is_rows(x) for x in inputs)
+        if not plain or any(len(x) != recorder.batch for x in inputs):
+            raise Unsupported(
+                f"{type(layer).__name__} was called with other arguments than rows of the batch"
+            )
+        anchor = next(p for p in layer.parameters() if p.requires_grad)
+        with torch._C.DisableTorchFunction():
+            out = OwnRule.apply(recorder, layer, handler, run, anchor, *inputs)
+        recorder.mark_rows(out)
+        return out
+
+    return forward
+
+
+@contextmanager
+def own_rules(model: nn.Module, recorder: Recorder, by_vmap: frozenset[str] = frozenset()) -> Iterator[None]:
+    """Within, layers with a rule of their own, and those named in `by_vmap`, run by it."""
+    changed: list[nn.Module] = []
+    try:
+        for name, layer in model.named_modules():
+            handler = LAYERS.get(type(layer)) or (vmap_rule if name in by_vmap else None)
+            if handler is not None and any(p.requires_grad for p in layer.parameters()):
+                if "forward" in vars(layer):
+                    raise Unsupported(f"{type(layer).__name__} already has a replaced forward")
+                layer.forward = _wrapped(recorder, layer, handler)
+                changed.append(layer)
+        yield
+    finally:
+        for layer in changed:
+            del layer.forward

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Per-sample gradients in the plainest way: by `vmap`, and one sample at a time.
+
+Both are references: slow, short, and without any of the engine's code. The engine falls back to them for models that
+it cannot take apart, and the tests hold it to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.utils._pytree import tree_leaves, tree_map
+
+from confide.errors import LossError, ModelError
+
+Loss = Callable[[nn.Module, Any], Tensor]
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter, of the parameters to be trained; a shared parameter appears once.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    found = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not found:
+        raise ModelError(
+            "the model has no trainable parameter", remedy="Set requires_grad on what is to be trained."
+        )
+    return found
+
+
+def batch_length(batch: Any) -> int:
+    """Leading dimension of a batch.
+
+    Raises:
+        LossError: If the batch holds no tensor, or tensors of different lengths.
+    """
+    lengths = {len(leaf) if leaf.dim() else -1 for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)}
+    if len(lengths) != 1 or -1 in lengths:
+        raise LossError(
+            f"a batch needs tensors of one leading dimension, found lengths {sorted(lengths)}",
+            remedy="Put everything that belongs to a sample into one row of each tensor.",
+        )
+    return lengths.pop()
+
+
+def check_losses(losses: Any, rows: int) -> Tensor:
+    """The losses, if they are one per row.
+
+    Raises:
+        LossError: If they are not.
+    """
+    if not isinstance(losses, Tensor):
+        raise LossError(
+            f"the loss returned {type(losses).__name__}", remedy="Return a tensor with one value per sample."
+        )
+    if losses.shape != (rows,):
+        hint = (
+            ' Use reduction="none".'
+            if losses.dim() == 0
+            else " Average each sample's own pixels, not the samples."
+        )
+        raise LossError(
+            f"the loss returned shape {tuple(losses.shape)} for a batch of {rows}",
+            why="Averaged losses hide the single samples, which must be clipped one by one.",
+            remedy=f"Return shape ({rows},): one value per sample.{hint}",
+        )
+    return losses
+
+
+class _Called(nn.Module):
+    """Runs `loss(model, batch)` with replaced parameters: a loss may use its model in any way."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.loss(self.model, batch)
+
+
+def per_sample_gradients(
+    model: nn.Module, loss: Loss, batch: Any, *, chunk_size: int | None = None
+) -> dict[str, Tensor]:
+    """Gradient of each sample's loss: name -> (B, *parameter shape), by `vmap` of the whole model.
+
+    Raises:
+        LossError: If the loss does not return one value per sample.
+        ModelError: If the model has no trainable parameter.
+    """
+    return vmap_gradients(model, loss, batch, chunk_size)[0]
+
+
+def vmap_gradients(
+    model: nn.Module, loss: Loss, batch: Any, chunk_size: int | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Per-sample gradients name -> (B, *shape) and losses (B,)."""
+    rows = batch_length(batch)
+    values = {name: p.detach() for name, p in trainable(model).items()}
+    if rows == 0:
+        device = next(iter(values.values())).device
+        return {n: v.new_zeros((0, *v.shape)) for n, v in values.items()}, torch.zeros(0, device=device)
+    called = _Called(model, loss)
+
+    def one(given: dict[str, Tensor], row: Any) -> Tensor:
+        losses = functional_call(
+            called, {f"model.{n}": v for n, v in given.items()}, (tree_map(_unsqueeze, row),)
+        )
+        return check_losses(losses, 1)[0]
+
+    gradients, losses = vmap(
+        grad_and_value(one), in_dims=(None, 0), randomness="different", chunk_size=chunk_size
+    )(values, batch)
+    return gradients, losses.detach()
+
+
+def _unsqueeze(leaf: Any) -> Any:
+    return leaf.unsqueeze(0) if isinstance(leaf, Tensor) else leaf
+
+
+def loop_gradients(model: nn.Module, loss: Loss, batch: Any) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """One sample at a time by ordinary autograd: for each row its gradients name -> (*shape) and its loss ().
+
+    A parameter that the loss does not use has gradient zero.
+    """
+    parameters = trainable(model)
+    for row in range(batch_length(batch)):
+        part = tree_map(
+            lambda leaf, row=row: leaf[row : row + 1] if isinstance(leaf, Tensor) else leaf, batch
+        )
+        with torch.enable_grad():
+            value = check_losses(loss(model, part), 1)[0]
+            if value.requires_grad:
+                found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+            else:
+                found = (None,) * len(parameters)
+        yield (
+            {
+                n: torch.zeros_like(p) if g is None else g
+                for (n, p), g in zip(parameters.items(), found, strict=True)
+            },
+            value.detach(),
+        )

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions and transposed convolutions in one, two and three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from confide.gradients.captures import Ghost, Instantiated
+from confide.gradients.kernels import ConvShape, conv_norms, conv_total, weight_gradient
+from confide.gradients.recorder import Recorder, Unsupported
+from confide.gradients.rules import operation
+from confide.gradients.rules.precision import matched
+from confide.gradients.tuning import choose_kernel
+
+
+class Convolution(torch.autograd.Function):
+    """A convolution whose backward pass forms the input gradient only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, recorder: Recorder, x: Tensor, weight: Tensor, bias: Tensor | None, shape: ConvShape
+    ) -> Tensor:
+        ctx.recorder, ctx.weight, ctx.bias, ctx.shape = recorder, weight, bias, shape
+        ctx.save_for_backward(x)
+        return torch.convolution(
+            x,
+            weight,
+            bias,
+            shape.stride,
+            shape.padding,
+            shape.dilation,
+            shape.transposed,
+            shape.extra,
+            shape.groups,
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        with torch._C.DisableTorchFunction():
+            (x,) = ctx.saved_tensors
+            recorder: Recorder = ctx.recorder
+            shape: ConvShape = ctx.shape
+            weight: Tensor = ctx.weight
+            x, grad = matched(x, grads[0])
+            need = None
+            if ctx.needs_input_grad[1]:
+                need = shape.backward(grad, x, weight.detach().to(x.dtype), (True, False))[0]
+            _record(recorder, x, grad, weight, ctx.bias, shape)
+        return None, need, None, None, None
+
+
+def _record(
+    recorder: Recorder, x: Tensor, grad: Tensor, weight: Tensor, bias: Tensor | None, shape: ConvShape
+) -> None:
+    units = recorder.units
+    merged = len(x) != recorder.batch
+    if merged:
+        # Windows of one sample stand behind each other: each is convolved by itself, their gradients add up.
+        recorder.rows_of(x, "convolution")
+        units = units.repeated(len(x) // recorder.batch)
+    if recorder.wants(bias):
+        assert bias is not None
+        recorder.record(bias, Instantiated(units.sum_rows(grad.flatten(2).sum(2))))
+    if not recorder.wants(weight):
+        return
+    kernel = choose_kernel(x, grad, weight, shape, ghost_allowed=units.distinct)
+    if kernel == "ghost":
+        recorder.record(
+            weight,
+            Ghost(
+                x,
+                grad,
+                lambda a, b: conv_norms(a, b, shape, tuple(weight.shape[2:])),
+                lambda a, b: weight_gradient("unfold", a, b, weight, shape, units),
+                lambda a, b: conv_total(a, b, weight, shape),
+            ),
+        )
+    else:
+        recorder.record(weight, Instantiated(weight_gradient(kernel, x, grad, weight, shape, units)))
+
+
+_CONVOLUTIONS: dict[Any, tuple[int, bool]] = {
+    F.conv1d: (1, False),
+    F.conv2d: (2, False),
+    F.conv3d: (3, False),
+    F.conv_transpose1d: (1, True),
+    F.conv_transpose2d: (2, True),
+    F.conv_transpose3d: (3, True),
+}
+
+
+def _plain(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    """The signature of `F.conv2d`, which is a builtin without one."""
+    return input, weight, bias, stride, padding, dilation, groups, 0
+
+
+def _transposed(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Any:
+    """The signature of `F.conv_transpose2d`."""
+    return input, weight, bias, stride, padding, dilation, groups, output_padding
+
+
+@operation(*_CONVOLUTIONS)
+def convolution(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """`F.conv*d` and `F.conv_transpose*d`."""
+    dims, transposed = _CONVOLUTIONS[func]
+    signature: Callable[..., Any] = _transposed if transposed else _plain
+    x, weight, bias, stride, padding, dilation, groups, extra = signature(*args, **kwargs)
+    if not recorder.is_rows(x) or recorder.is_rows(weight) or x.dim() != dims + 2:
+        raise Unsupported(
+            "a convolution with a weight that depends on the batch, or without a batch", (id(weight),)
+        )
+    recorder.rows_of(x, "convolution")
+    if isinstance(padding, str):
+        x, padding = _same(x, weight, padding, dilation, dims)
+    shape = ConvShape(
+        _tuple(stride, dims),
+        _tuple(padding, dims),
+        _tuple(dilation, dims),
+        _tuple(extra, dims),
+        transposed,
+        groups,
+    )
+    late = bias if recorder.is_rows(bias) else None
+    out = Convolution.apply(recorder, x, weight, None if late is not None else bias, shape)
+    return out if late is None else out + late.reshape(1, -1, *[1] * dims)
+
+
+def _tuple(value: Any, dims: int) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return tuple(int(v) for v in (values * dims if len(values) == 1 else values))
+
+
+def _same(
+    x: Tensor, weight: Tensor, padding: str, dilation: Any, dims: int
+) -> tuple[Tensor, int | tuple[int, ...]]:
+    """String padding as numbers; an uneven rest is padded at the end, as torch does."""
+    if padding == "valid":
+        return x, 0
+    totals = [d * (k - 1) for d, k in zip(_tuple(dilation, dims), weight.shape[2:], strict=True)]
+    if all(total % 2 == 0 for total in totals):
+        return x, tuple(total // 2 for total in totals)
+    ends = [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
+    return F.pad(x, ends), 0

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which kernel for which convolution: timed once for each shape on this machine, on numbers that are no data.
+
+The choice depends on shapes, dtype, device and thread count only, never on values, and is kept in the user's
+cache folder. `CONFIDE_KERNELS=model` skips the timing and takes a cost model's guess, the same on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from confide.gradients.kernels import KERNELS, ConvShape, conv_norms, conv_total, fits, weight_gradient
+from confide.gradients.units import Units, squared_norms
+
+_GRAM_BYTES = 256_000_000
+_chosen: dict[str, str] = {}
+_loaded: list[bool] = []
+
+
+def choose_kernel(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, *, ghost_allowed: bool) -> str:
+    """Name of the kernel: one of `KERNELS`, or "ghost"."""
+    key = repr((
+        tuple(x.shape),
+        tuple(grad.shape),
+        tuple(weight.shape),
+        shape,
+        str(x.dtype),
+        x.device.type,
+        torch.get_num_threads(),
+        ghost_allowed,
+    ))  # fmt: skip
+    mode = os.environ.get("CONFIDE_KERNELS", "tune")
+    if mode in KERNELS or mode == "ghost":
+        return mode if fits(mode, x, weight, shape) and (mode != "ghost" or ghost_allowed) else "loop"
+    if mode == "model":
+        return _guess(x, grad, weight, shape, ghost_allowed)
+    if not _loaded:
+        _chosen.update(_load())
+        _loaded.append(True)
+    if key not in _chosen:
+        _chosen[key] = _fastest(x, grad, weight, shape, ghost_allowed)
+        _save()
+    return _chosen[key]
+
+
+def _candidates(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, ghost_allowed: bool) -> list[str]:
+    """Kernels worth timing."""
+    names = [name for name in KERNELS if fits(name, x, weight, shape)]
+    if "group" in names and x.dim() == 4 and not shape.transposed and weight.shape[0] > 32:
+        names.remove("group")  # up to 70 times slower with many channels
+    a, g = shape.roles(x, grad)
+    space = math.prod(s + 2 * p for s, p in zip(a.shape[2:], shape.padding, strict=True))
+    out = math.prod(g.shape[2:])
+    grams = out * out * g.shape[1] + space * space * a.shape[1]
+    small = len(x) * space * space * x.element_size() <= _GRAM_BYTES
+    if ghost_allowed and shape.groups == 1 and small and grams < 2 * out * weight.numel():
+        names.append("ghost")
+    return names
+
+
+def _guess(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, ghost_allowed: bool) -> str:
+    """A cost model instead of a clock: ghost for few pixels and many channels, else by the amount of work."""
+    names = _candidates(x, grad, weight, shape, ghost_allowed)
+    if "ghost" in names:
+        return "ghost"
+    if x.dim() == 5 and "group" in names:
+        return "group"
+    work = math.prod(shape.roles(x, grad)[1].shape[2:]) * weight.numel()
+    return "unfold" if weight[0].numel() <= 32 or work < 2e6 else "loop"
+
+
+def _fastest(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, ghost_allowed: bool) -> str:
+    """Time every candidate twice on random numbers of the same shapes, and keep the best time."""
+    names = _candidates(x, grad, weight, shape, ghost_allowed)
+    if len(names) == 1:
+        return names[0]
+    # A generator of its own: timing must not move the random numbers of the training.
+    source = torch.Generator(x.device).manual_seed(1)
+    like_x, like_grad = (
+        torch.empty_like(x).normal_(generator=source),
+        torch.empty_like(grad).normal_(generator=source),
+    )
+    like_weight = torch.zeros_like(weight, dtype=x.dtype)
+    units = Units.of(None, len(x), x.device)
+    times = dict.fromkeys(names, math.inf)
+    for turn in range(3):
+        for name in names:
+            if times[name] > 4 * min(times.values()):
+                continue
+            _wait(x)
+            began = time.perf_counter()
+            _work(name, like_x, like_grad, like_weight, shape, units)
+            _wait(x)
+            taken = time.perf_counter() - began
+            times[name] = taken if turn == 0 else min(times[name], taken)
+    return min(times, key=lambda name: times[name])
+
+
+def _work(name: str, x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> None:
+    """All that the choice costs: gradients or norms, and the weighted sum."""
+    if name == "ghost":
+        conv_norms(x, grad, shape, tuple(weight.shape[2:]))
+        conv_total(x, grad * 1.0, weight, shape)
+        return
+    values = weight_gradient(name, x, grad, weight, shape, units)
+    squared_norms(values)
+    torch.ones(len(values), dtype=values.dtype, device=values.device) @ values.flatten(1)
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+
+
+def _file() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("confide") / f"kernels-{torch.__version__}-{platform.machine()}.json"
+
+
+def _load() -> dict[str, str]:
+    """Earlier choices on this machine; a missing or damaged file is no choice."""
+    try:
+        values = json.loads(_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    known = {*KERNELS, "ghost"}
+    return {k: v for k, v in values.items() if v in known} if isinstance(values, dict) else {}
+
+
+def _save() -> None:
+    """Keep the choices; a cache that cannot be written costs time only."""
+    try:
+        path = _file()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(_chosen), encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        return

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which row belongs to which privacy unit, and how clip groups turn norms into factors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from confide.errors import LossError
+
+
+class Clipping(Protocol):
+    """What the engine needs of `confide.mechanisms.clipping.Clipping`."""
+
+    def groups(self, names: Sequence[str]) -> tuple[int, ...]:
+        """The clip group of each parameter."""
+        ...
+
+    def factors(self, norms: Tensor) -> Tensor:
+        """Norms (U, G) in float64 -> factors (U, G); zero for a unit with a non-finite norm."""
+        ...
+
+
+@dataclass(frozen=True)
+class Units:
+    """Rows of a batch and their units.
+
+    Attributes:
+        index: (B,) int64, position of each row's unit among the U units, in ascending label order.
+        count: U.
+        distinct: Whether every row is its own unit, in order: then nothing has to be averaged.
+    """
+
+    index: Tensor
+    count: int
+    distinct: bool
+
+    @classmethod
+    def of(cls, labels: Tensor | None, rows: int, device: torch.device) -> Units:
+        """From labels (B,) of any integers, or None where each row is its own unit.
+
+        Raises:
+            LossError: If the labels do not fit the batch.
+        """
+        if labels is None:
+            return cls(torch.arange(rows, device=device), rows, True)
+        if labels.shape != (rows,) or labels.is_floating_point():
+            raise LossError(
+                f"units is {labels.dtype} of shape {tuple(labels.shape)}",
+                remedy=f"Give one integer per row: ({rows},).",
+            )
+        found, index = labels.to(device).unique(return_inverse=True)
+        distinct = len(found) == rows and bool((index == torch.arange(rows, device=device)).all())
+        return cls(index, len(found), distinct)
+
+    @cached_property
+    def row_weights(self) -> Tensor:
+        """(B,) float64: one over the number of rows of each row's unit. Weighted losses sum to unit means."""
+        counts = torch.bincount(self.index, minlength=self.count)
+        return (1.0 / counts.double())[self.index]
+
+    def repeated(self, times: int) -> Units:
+        """The units of rows that each stand for `times` rows, one behind the other."""
+        return Units(self.index.repeat_interleave(times), self.count, self.distinct and times == 1)
+
+    def segments(self) -> list[tuple[int, int]]:
+        """(start, end) of each unit's rows, which stand together."""
+        ends = torch.bincount(self.index, minlength=self.count).cumsum(0).tolist()
+        return list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def sum_rows(self, values: Tensor) -> Tensor:
+        """Sum of each unit's rows: (B, ...) -> (U, ...)."""
+        if self.distinct:
+            return values
+        out = values.new_zeros((self.count, *values.shape[1:]))
+        return out.index_add_(0, self.index, values)
+
+    def chunks(self, most: int) -> list[Tensor]:
+        """Row numbers, cut between units into parts of at most `most` rows; a larger unit stays whole."""
+        counts = torch.bincount(self.index, minlength=self.count).tolist()
+        order = self.index.argsort(stable=True)
+        sizes: list[int] = []
+        for count in counts:
+            if sizes and sizes[-1] + count <= most:
+                sizes[-1] += count
+            else:
+                sizes.append(count)
+        return list(order.split(sizes))
+
+
+class Clip:
+    """From squared norms per parameter to a factor per parameter, and the record of what was found."""
+
+    def __init__(self, clipping: Clipping, names: Sequence[str], device: torch.device) -> None:
+        groups = clipping.groups(names)
+        self._clipping = clipping
+        self._count = max(groups) + 1
+        self._groups = torch.tensor(groups, device=device)
+
+    def __call__(self, squared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Squared norms (U, P) float64 -> norms (U,), group factors (U, G), parameter factors (U, P)."""
+        grouped = squared.new_zeros((len(squared), self._count)).index_add_(1, self._groups, squared)
+        factors = self._clipping.factors(grouped.sqrt())
+        return squared.sum(1).sqrt(), factors, factors[:, self._groups]
+
+
+def squared_norms(values: Tensor) -> Tensor:
+    """Squared L2 norm of each row (U, ...) -> (U,) in float64.
+
+    Rows are first reduced in short stretches in their own dtype and then in float64: one long float32 sum loses
+    digits, and a norm that is too small is a privacy error.
+    """
+    flat = values.reshape(len(values), -1)
+    if flat.dtype == torch.float64 or flat.shape[1] == 0:
+        return flat.double().square().sum(1)
+    stretch = 512
+    whole = flat.shape[1] // stretch * stretch
+    total = flat.new_zeros(len(flat), dtype=torch.float64)
+    if whole:
+        pieces = torch.linalg.vector_norm(
+            flat[:, :whole].reshape(len(flat), -1, stretch), dim=2, dtype=_accumulate(flat)
+        )
+        total += pieces.double().square().sum(1)
+    if whole < flat.shape[1]:
+        total += torch.linalg.vector_norm(flat[:, whole:], dim=1, dtype=_accumulate(flat)).double().square()
+    return total
+
+
+def _accumulate(values: Tensor) -> torch.dtype:
+    return torch.float32 if values.dtype in (torch.float16, torch.bfloat16) else values.dtype
+
+
+def without_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """In place: zero the given rows (bad,) of values (U, ...). The same call for none and for many."""
+    return values.index_fill_(0, rows, 0.0)
