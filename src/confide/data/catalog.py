@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -128,6 +129,9 @@ def load(
         raise DataError(
             f"there is no data set {name!r}", remedy=f"Did you mean {near[0]!r}?" if near else known_names
         )
+    stored = read_stored(path) if known is None else None
+    if stored is not None:
+        path, known = stored
     if path.suffix == ".npz":
         return _load_npz(path, known, unit, size)
     info, listing, source = _listing(path, known, patients, channels)
@@ -153,6 +157,25 @@ def load(
         (*_public(info, splits["train"], chosen), *public),
         tuple(found.bad),
     )
+
+
+def read_stored(path: Path) -> tuple[Path, DatasetInfo] | None:
+    """The images and the description of a perturbed set in a folder, see `confide.data.perturb`."""
+    record, images = path / "guarantee.json", path / "data.npz"
+    if not (record.is_file() and images.is_file()):
+        return None
+    try:
+        values = json.loads(record.read_text(encoding="utf-8"))
+        facts = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values["info"].items()
+        }
+        units = tuple(PrivacyUnit(word) for word in dict.fromkeys([values["unit"], "image"]))
+        remarks = f"Perturbed: {'; '.join(values['guarantee']['text'])}. {facts['remarks']}"
+        return images, DatasetInfo(**{**facts, "units": units, "layout": "medmnist", "remarks": remarks})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            "the record of a perturbed set is damaged", where=str(record), why=type(error).__name__
+        ) from None
 
 
 def absent(name: str, size: int | None = None) -> DataError:

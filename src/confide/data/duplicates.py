@@ -49,7 +49,7 @@ def signatures(images: NDArray[Any]) -> NDArray[np.float32]:
 
     found: list[NDArray[np.float32]] = []
     for start in range(0, len(images), 512):
-        pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + 512])).float()
+        pixels = torch.from_numpy(images[start : start + 512].astype(np.float32))
         grey = pixels.flatten(1, -3).mean(1, keepdim=True)
         small = F.adaptive_avg_pool2d(grey, SIDE).flatten(1)
         small = small - small.mean(1, keepdim=True)

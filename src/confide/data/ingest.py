@@ -163,7 +163,8 @@ def _write(
 ) -> None:
     mask = listing.task == "segmentation"
     classes = len(listing.classes)
-    # Pillow warns of odd files and may quote them; what matters is raised. Warnings are set once, here, because
+    # Pillow warns of odd files and may quote them; what matters is raised. Warnings are set once, here,
+    # because
     # threads share them.
     with EntryWriter(digest, (reading.channels, reading.size, reading.size), mask=mask) as writer, _quiet():
         for row, found in enumerate(_decoded(source, records, reading, classes)):

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Local mechanisms: stated ε against exact or numerical likelihood ratios, never against the formula under
+test."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from confide.errors import PlanError
+from confide.mechanisms.keys import RunKey, Stream
+from confide.mechanisms.local import (
+    GaussianPixels,
+    LaplacePixels,
+    LowFrequencies,
+    Pixelate,
+    RandomisedResponse,
+    denoise,
+    discrete_laplace,
+    gaussian,
+    gaussian_epsilon,
+)
+
+
+def stream() -> Stream:
+    return RunKey.from_os().stream("test", step=0)
+
+
+def test_the_published_scales_have_the_epsilon_of_a_whole_image() -> None:
+    # shared/reference/privacy-correctness.md, seed 001: 256×256, β = 1, 2, 4 → 65,536, 32,768, 16,384;
+    # colour ×3.
+    for scale, pixel, image in ((1, 1, 65_536), (2, 0.5, 32_768), (4, 0.25, 16_384)):
+        grey = LaplacePixels(scale).epsilon((1, 256, 256))
+        assert (grey.pixel, grey.image) == (pixel, image)
+        assert LaplacePixels(scale).epsilon((3, 256, 256)).image == 3 * image
+
+
+def exact_laplace(scale: float, reach: int) -> np.ndarray:
+    k = np.arange(-reach, reach + 1)
+    weights = np.exp(-np.abs(k) / scale)
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0, 20.0])
+def test_discrete_laplace_has_its_distribution(scale: float) -> None:
+    # χ² over the cells that expect at least 20; false alarm rate 1e-6 for each scale, seeds are fresh.
+    from scipy.stats import chi2
+
+    count = 200_000
+    drawn = discrete_laplace(scale, (count,), stream())
+    reach = int(40 * scale)
+    expected = exact_laplace(scale, reach) * count
+    observed = np.bincount(np.clip(drawn, -reach, reach) + reach, minlength=2 * reach + 1)
+    cells = expected >= 20
+    statistic = ((observed - expected)[cells] ** 2 / expected[cells]).sum()
+    rest = expected[~cells].sum()
+    statistic += (observed[~cells].sum() - rest) ** 2 / rest
+    assert statistic < chi2.isf(1e-6, cells.sum())
+
+
+def test_gaussian_numbers_are_standard_normal() -> None:
+    from scipy.stats import kstest
+
+    # Kolmogorov-Smirnov, false alarm rate 1e-6.
+    assert kstest(gaussian((50_000,), stream()), "norm").pvalue > 1e-6
+
+
+def ratio(first: np.ndarray, second: np.ndarray, outcomes: np.ndarray, scale: float) -> float:
+    """Largest log-likelihood ratio of the outcomes, for discrete Laplace noise of this scale on each
+    number."""
+    loss = (np.abs(outcomes - second) - np.abs(outcomes - first)) / scale
+    return float(loss.reshape(len(outcomes), -1).sum(1).max())
+
+
+def test_pixelation_stays_within_its_epsilon_and_reaches_it() -> None:
+    """The worst pair of images that differ in m pixels has exactly the stated loss, by its own likelihood."""
+    mechanism = Pixelate(4, 0.5)
+    shape = (3, 8, 8)
+    for m in (1, 5, 16, 64):
+        stated = mechanism.epsilon(shape, m=m).neighbourhood
+        first = np.zeros(shape, np.uint8)
+        second = first.reshape(3, -1).copy()
+        second[:, :m] = 255
+        second = second.reshape(shape)
+        sums = [x.reshape(3, 2, 4, 2, 4).sum((2, 4), dtype=np.int64) for x in (first, second)]
+        noisy = np.round(mechanism.perturb(np.stack([first] * 4000), stream())[:, :, ::4, ::4] * 255 * 16)
+        largest = ratio(sums[0], sums[1], noisy, 0.5 * 255 * 16)
+        assert largest <= stated + 1e-9
+        # All noise on the far side of zero: the bound is met.
+        assert ratio(sums[0], sums[1], np.full((1, *sums[0].shape), -1e6), 0.5 * 255 * 16) == pytest.approx(
+            stated
+        )
+    assert mechanism.epsilon(shape, m=64).neighbourhood == pytest.approx(mechanism.epsilon(shape).image)
+
+
+def test_outputs_lie_on_one_lattice_whatever_the_image() -> None:
+    images = np.random.default_rng().integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
+    for values, step in (
+        (LaplacePixels(0.3).perturb(images, stream()), 1 / 255),
+        (Pixelate(4, 0.3).perturb(images, stream()), 1 / (255 * 16)),
+        (GaussianPixels(0.3).perturb(images, stream()), 1 / (255 * 64)),
+    ):
+        np.testing.assert_allclose(values / step, np.round(values / step), atol=1e-6)
+
+
+def exact_delta(mu: float, epsilon: float) -> float:
+    """E over N(μ, 1) against N(0, 1) of the excess over e^ε, in 40 digits."""
+    import mpmath
+
+    with mpmath.workdps(40):
+        edge = mpmath.mpf(epsilon) / mu + mpmath.mpf(mu) / 2
+        return float(mpmath.ncdf(mu - edge) - mpmath.exp(epsilon) * mpmath.ncdf(-edge))
+
+
+@pytest.mark.parametrize("mu", [0.01, 0.3, 1.0, 5.0, 28.0, 100.0])
+@pytest.mark.parametrize("delta", [1e-5, 1e-9])
+def test_gaussian_epsilon_is_an_upper_bound_and_tight(mu: float, delta: float) -> None:
+    epsilon = gaussian_epsilon(mu, delta)
+    assert exact_delta(mu, epsilon) <= delta * (1 + 1e-9)
+    if epsilon > 0:
+        assert exact_delta(mu, epsilon * (1 - 1e-6) - 1e-9) > delta * (1 - 1e-4)
+
+
+def test_gaussian_epsilon_of_a_known_mechanism() -> None:
+    # shared/reference/privacy-correctness.md: σ = 1, one release, δ = 1e-5 → 4.3772.
+    assert gaussian_epsilon(1.0, 1e-5) == pytest.approx(4.3772, abs=1e-4)
+
+
+def test_frequencies_no_pair_is_farther_apart_than_stated() -> None:
+    """Sensitivities against the coefficients of scipy's transform, over pixels and over whole images."""
+    from scipy.fft import dctn
+
+    keep, shape, stddev = 5, (1, 16, 12), 2.0
+    mechanism = LowFrequencies(keep, stddev)
+    stated = mechanism.epsilon(shape, m=9)
+    single = 0.0
+    for y in range(16):
+        for x in range(12):
+            image = np.zeros((16, 12))
+            image[y, x] = 1
+            single = max(single, float(np.linalg.norm(dctn(image, norm="ortho")[:keep, :keep])))
+    assert stated.pixel == pytest.approx(gaussian_epsilon(single / stddev, 1e-5), rel=1e-6)
+    rng = np.random.default_rng()
+    for _ in range(200):
+        difference = rng.integers(-1, 2, (16, 12)).astype(float)
+        length = np.linalg.norm(dctn(difference, norm="ortho")[:keep, :keep])
+        assert gaussian_epsilon(float(length) / stddev, 1e-5) <= stated.image
+    patch = np.zeros((16, 12))
+    patch[:3, :3] = 1
+    length = float(np.linalg.norm(dctn(patch, norm="ortho")[:keep, :keep]))
+    assert gaussian_epsilon(length / stddev, 1e-5) <= stated.neighbourhood
+
+
+def test_frequencies_without_noise_are_the_low_pass_of_scipy() -> None:
+    from scipy.fft import dctn, idctn
+
+    images = np.random.default_rng().integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
+    kept = dctn(images / 255, axes=(2, 3), norm="ortho")
+    kept[:, :, 6:], kept[..., 6:] = 0, 0
+    values = LowFrequencies(6, 1e-9).perturb(images, stream())
+    # Coefficients are rounded to 2^-16, so 36 of them move a pixel by far less than 1e-3.
+    np.testing.assert_allclose(values, idctn(kept, axes=(2, 3), norm="ortho"), atol=1e-3)
+
+
+def test_calibration_never_exceeds_the_budget() -> None:
+    for epsilon in (0.5, 3.0, 20.0):
+        whole = LowFrequencies.for_budget(epsilon, keep=4, shape=(1, 28, 28)).epsilon((1, 28, 28)).image
+        assert 0.999 * epsilon < whole <= epsilon
+        some = (
+            Pixelate.for_budget(epsilon, block=4, m=16, channels=3).epsilon((3, 28, 28), m=16).neighbourhood
+        )
+        assert some == pytest.approx(epsilon)
+
+
+def test_randomised_response_keeps_its_ratio() -> None:
+    # Counts of 100,000 draws; bounds are 6 standard deviations wide: false alarm rate below 1e-8.
+    epsilon, classes, count = 1.5, 4, 100_000
+    mechanism = RandomisedResponse(epsilon, classes)
+    drawn = mechanism.perturb(np.full(count, 2), stream())
+    shares = np.bincount(drawn, minlength=classes) / count
+    truth, lie = math.exp(epsilon) / (math.exp(epsilon) + 3), 1 / (math.exp(epsilon) + 3)
+    for label, share in enumerate(shares):
+        p = truth if label == 2 else lie
+        assert abs(share - p) < 6 * math.sqrt(p * (1 - p) / count)
+    # The stated ε bounds the exact ratio of its own probabilities.
+    assert math.log(mechanism.truth / ((1 - mechanism.truth) / 3)) <= epsilon + 1e-12
+
+
+def test_a_seeded_key_repeats_and_a_fresh_one_does_not() -> None:
+    images = np.zeros((2, 1, 8, 8), np.uint8)
+
+    def once(key: RunKey) -> np.ndarray:
+        return LaplacePixels(1.0).perturb(images, key.stream("local images", step=0))
+
+    np.testing.assert_array_equal(once(RunKey.from_seed(3)), once(RunKey.from_seed(3)))
+    assert not np.array_equal(once(RunKey.from_os()), once(RunKey.from_os()))
+
+
+def test_denoising_clamps_and_smooths() -> None:
+    values = np.array([[[[-3.0, 0.5, 4.0, 1.0]]]])
+    np.testing.assert_array_equal(denoise(values, 0.0), [[[[0, 128, 255, 255]]]])
+    flat = np.full((1, 1, 9, 9), 0.5) + np.random.default_rng().normal(0, 0.2, (1, 1, 9, 9))
+    assert denoise(flat, 2.0).std() < denoise(flat, 0.0).std()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LaplacePixels(0),
+        lambda: LaplacePixels(math.inf),
+        lambda: GaussianPixels(-1),
+        lambda: GaussianPixels(1, delta=0),
+        lambda: Pixelate(0, 1),
+        lambda: Pixelate(5, 1).epsilon((1, 28, 28)),
+        lambda: Pixelate(4, 1).epsilon((1, 28, 28), m=785),
+        lambda: LowFrequencies(29, 1).epsilon((1, 28, 28)),
+        lambda: RandomisedResponse(1, 1),
+        lambda: RandomisedResponse(1, 3).perturb(np.array([3]), stream()),
+        lambda: LaplacePixels(1).perturb(np.zeros((1, 1, 4, 4), np.float32), stream()),  # pyright: ignore
+    ],
+)
+def test_impossible_parameters_are_refused(make) -> None:
+    with pytest.raises(PlanError):
+        make()
