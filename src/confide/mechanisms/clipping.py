@@ -7,8 +7,8 @@ factor_g·g has an L2 norm of at most `sensitivity`, whatever the gradients are.
 | case | factor |
 |---|---|
 | norm zero | finite; the contribution is zero anyway |
-| any norm of the unit NaN or infinite | 0 for all its groups, by the same operations as for every other unit |
-| contribution above the bound by rounding | never: gradients are clipped to the bound less `MARGIN` |
+| any norm of the unit NaN or infinite | 0 for all its groups, by the same operations as for all |
+| contribution above the bound by rounding | never: clipped to the bound less `MARGIN` |
 | norm below the bound less the margin | exactly 1: the gradient counts as unclipped |
 
 Public: the bounds. Secret: norms and factors.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 """Integer gradients and exact discrete Gaussian noise: the answer to attacks on floating point.
 
 Each unit's gradient is truncated towards zero on a grid of spacing γ = std/s, s a power of two: a vector of
@@ -170,7 +170,7 @@ def _geometric(stream: Stream, count: int) -> NDArray[np.int64]:
 
 
 def _exp_coins(stream: Stream, numerators: NDArray[np.int64], denominator: int) -> NDArray[np.bool_]:
-    """Coins that fall heads with probability exp(−numerator/denominator), exactly; denominator a power of two.
+    """Coins with probability exp(−numerator/denominator) of heads, exactly; denominator a power of two.
 
     Algorithm 1: exp(−γ) is exp(−1) to the ⌊γ⌋, times exp of the fraction.
     """
@@ -187,7 +187,7 @@ def _exp_coins(stream: Stream, numerators: NDArray[np.int64], denominator: int) 
 
 
 def _exp_fraction(stream: Stream, numerators: NDArray[np.int64], denominator: int) -> NDArray[np.bool_]:
-    """Heads with probability exp(−γ), 0 ≤ γ ≤ 1: the run of coins of γ/1, γ/2, γ/3, … that fall heads is even."""
+    """Heads with probability exp(−γ), 0 ≤ γ ≤ 1: the run of heads of coins γ/1, γ/2, γ/3, … is even."""
     even = np.ones(len(numerators), np.bool_)
     alive = np.arange(len(numerators))
     turn = 1

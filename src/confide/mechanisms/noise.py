@@ -4,8 +4,7 @@
 
 *Formal guarantee.* `add` returns sum + N(0, std²) in every coordinate, independent over coordinates and over
 streams. With W ranks each adds N(0, std²/W), so that the sum over ranks carries std² once. Noise is a
-function of its stream
-alone: not of the batch, of physical batches, or of the device.
+function of its stream alone: not of the batch, of physical batches, or of the device.
 
 Floating point. Normals are computed in float64 by Box–Muller, from 63 random bits for the radius and 64 for
 the angle. The smallest radius variable is 2⁻⁶⁴, so the tails reach 9.4 standard deviations, and what is cut
@@ -168,7 +167,10 @@ class NoiseAhead:
         Drawn here and now if they are not those that were begun, for example in the first step.
         """
         ready, self._next = self._next, None
-        drawn = ready[1].result() if ready is not None and ready[0] == step else self._draw(step)
+        if ready is not None and ready[0] != step:
+            ready[1].cancel()
+            ready = None
+        drawn = self._draw(step) if ready is None else ready[1].result()
         if step + 1 < self._steps:
             self._next = (step + 1, self._pool.submit(self._draw, step + 1))
         return drawn

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GRID",
+    "SCOUT_ORDERS",
     "Accountant",
     "accountant_named",
     "adjacency_of",
@@ -62,6 +63,7 @@ __all__ = [
 
 # Points of a privacy-loss distribution between 0 and ε; bounds time and memory where ε is huge.
 _POINTS = 2e5
+_POINTS_OF_ONE_STEP = 1e5
 # Above this ε no grid is tried: e^ε leaves the range of a double.
 _HOPELESS = 1e4
 
@@ -109,11 +111,19 @@ def claim(
     size = rdp_epsilon(event, delta, SCOUT_ORDERS)
     if size > _HOPELESS:
         return rdp_epsilon(event, delta), Accountant.RDP
-    # Losses of a step are rounded up to the grid; it must stay below their standard deviation, about
-    # q·√(e^(1/σ²) − 1) ≥ q/σ.
-    grid = coarse * max(min(GRID, _rate(sampling) / noise_multiplier / 10), size / _POINTS)
+    grid = coarse * _grid(_rate(sampling), noise_multiplier, size)
     by_pld = pld_epsilon(event, delta, grid)
     return (by_pld, Accountant.PLD) if by_pld <= size else (rdp_epsilon(event, delta), Accountant.RDP)
+
+
+def _grid(rate: float, noise_multiplier: float, size: float) -> float:
+    """Spacing of the privacy-loss distribution for ε of about `size`: accurate, in bounded time and space."""
+    # Losses of a step are rounded up to the grid, so it stays below their standard deviation.
+    deviation = rate * math.sqrt(math.expm1(min(noise_multiplier**-2, 100.0)))
+    # Loss of one step at seven standard deviations: dp-accounting visits each grid point below it.
+    exponent = (0.5 + 7 * noise_multiplier) / noise_multiplier**2
+    largest = exponent + math.log(rate + math.exp(-min(exponent, 700.0)))
+    return max(min(GRID, deviation / 10), size / _POINTS, largest / _POINTS_OF_ONE_STEP)
 
 
 def _rate(sampling: Sampling) -> float:

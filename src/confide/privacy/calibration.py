@@ -23,22 +23,22 @@ def calibrate(
         start: A guess; a good one saves evaluations.
 
     Raises:
-        PlanError: If no noise below `LARGEST` keeps the target.
+        PlanError: If not even noise of `LARGEST` keeps the target.
     """
+    low = high = min(max(start, SMALLEST), LARGEST)
     factor = 1 + 8 * precision
-    low = high = start
     while spends(high) > target:
-        low, high, factor = high, high * factor, factor**2
-        if high > LARGEST:
+        if high >= LARGEST:
             raise PlanError(
-                f"no noise multiplier below {LARGEST:g} keeps ε ≤ {target:g}",
+                f"no noise multiplier up to {LARGEST:g} keeps ε ≤ {target:g}",
                 remedy="Raise ε or δ, or take fewer steps.",
             )
+        low, high, factor = high, min(high * factor, LARGEST), min(factor**2, 4.0)
     factor = 1 + 8 * precision
     while low == high or spends(low) <= target:
-        low, high, factor = low / factor, low, factor**2
-        if low < SMALLEST:
-            return high
+        if low <= SMALLEST:
+            return low
+        low, high, factor = max(low / factor, SMALLEST), low, min(factor**2, 4.0)
     while high > low * (1 + precision):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if spends(middle) <= target else (middle, high)

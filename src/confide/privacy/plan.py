@@ -73,7 +73,10 @@ class PrivacyPlan:
         _check(self)
         if self.sampling is None:  # pyright: ignore[reportUnnecessaryComparison]
             object.__setattr__(self, "sampling", PoissonSampling(self.sampling_rate))
-        object.__setattr__(self, "unit", PrivacyUnit(self.unit))
+        object.__setattr__(self, "unit", _unit(self.unit))
+        # dp-accounting and JSON know Python's integers only.
+        object.__setattr__(self, "steps", int(self.steps))
+        object.__setattr__(self, "units", int(self.units))
         rate = self.sampling.rate(self.units)
         if not math.isclose(rate, self.sampling_rate, rel_tol=1e-12):
             raise PlanError(
@@ -124,8 +127,14 @@ class PrivacyPlan:
         def spends(sigma: float, coarse: float = 1.0) -> float:
             return accountants.claim(draft.sampling, sigma, draft.steps, delta, coarse)[0]
 
-        # A grid ten times coarser finds the neighbourhood in a tenth of the time; it overstates ε.
-        near = calibrate(lambda sigma: spends(sigma, 10.0), epsilon, precision=1e-3)
+        def roughly(sigma: float) -> float:
+            return accountants.rdp_epsilon(
+                draft.sampling.event(sigma, draft.steps), delta, accountants.SCOUT_ORDERS
+            )
+
+        # RDP finds the region, a grid ten times coarser the neighbourhood; both overstate ε, and are quick.
+        near = calibrate(roughly, epsilon, precision=0.02)
+        near = calibrate(lambda sigma: spends(sigma, 10.0), epsilon, start=near, precision=1e-3)
         return replace(draft, noise_multiplier=calibrate(spends, epsilon, start=near), releases=releases)
 
     @classmethod
@@ -307,6 +316,14 @@ def whole(name: str, value: object, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise PlanError(f"{name} is {value!r}", remedy=f"Give a whole number of at least {least}.")
     return int(value)
+
+
+def _unit(name: str) -> PrivacyUnit:
+    try:
+        return PrivacyUnit(name)
+    except ValueError:
+        kinds = ", ".join(PrivacyUnit)
+        raise PlanError(f"unknown privacy unit {name!r}", remedy=f"Choose one of: {kinds}.") from None
 
 
 def _check(plan: PrivacyPlan) -> None:
