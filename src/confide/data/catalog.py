@@ -25,6 +25,7 @@ from confide.data.pseudonyms import PUBLIC_KEY, project_key
 from confide.data.records import Listing
 from confide.data.sources import Source, open_source
 from confide.data.splits import SEED
+from confide.data.volumes import VolumeSlices, is_volume, list_decathlon
 from confide.errors import DataError
 from confide.privacy.units import PrivacyUnit
 
@@ -135,6 +136,8 @@ def load(
     if path.suffix == ".npz":
         return _load_npz(path, known, unit, size)
     info, listing, source = _listing(path, known, patients, channels)
+    if any("#" in (record.mask or "") for record in listing.records[:1]):
+        source = VolumeSlices(source, window, len(listing.classes))
     chosen = _choose_unit(info, unit, path)
     key = PUBLIC_KEY if known else project_key()
     reading = Reading(size or 224, info.channels, window, skip_bad)
@@ -202,7 +205,9 @@ def _listing(
             else replace(known, channels=channels, mean=(), std=())
         )
         return info, LAYOUTS[known.layout](source), source
-    listing = list_folder(source, patients=patients)
+    decathlon = any("imagesTr" in name and is_volume(name) for name in source.names())
+    listing = list_decathlon(source) if decathlon else list_folder(source, patients=patients)
+    channels = 1 if decathlon else channels
     title = f"{path.name}, a data set of one's own"
     units = listing.units
     info = DatasetInfo(

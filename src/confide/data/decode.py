@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One image file to pixels: PNG, JPEG, TIFF, BMP, DICOM. Everything in a file is taken to be hostile.
+"""One image file to pixels: PNG, JPEG, TIFF, BMP, DICOM, npy. Everything in a file is taken to be hostile.
 
 A format is recognised by its bytes and must be on the list; size is checked before pixels are decoded;
 16-bit images are
@@ -20,6 +20,7 @@ from confide.errors import ConfideError, DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+NUMPY = b"\x93NUMPY"
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 MOST_PIXELS = 64_000_000
 _REMEDY = "Repair or remove the file, or pass --skip-bad."
@@ -43,7 +44,9 @@ def decode(
         from confide.data.dicom import read_dicom
 
         pixels = read_dicom(data, where, window=window)
-        image: Image.Image = Image.fromarray(pixels)
+        image = Image.fromarray(pixels)
+    elif data[:6] == NUMPY:
+        image = Image.fromarray(_plain(data, where))
     else:
         image = open_image(data, where, (2 * size, 2 * size))
     image = image.convert("L" if channels == 1 else "RGB").resize((size, size), Image.Resampling.BICUBIC)
@@ -64,7 +67,7 @@ def decode_mask(
     """
     from PIL import Image
 
-    mask = open_image(data, where, None)
+    mask = Image.fromarray(_plain(data, where)) if data[:6] == NUMPY else open_image(data, where, None)
     if image_size is not None and mask.size != image_size:
         raise DataError(
             f"the mask is {mask.size[0]}×{mask.size[1]}, its image {image_size[0]}×{image_size[1]}",
@@ -85,6 +88,19 @@ def decode_mask(
     return np.asarray(Image.fromarray(values).resize((size, size), Image.Resampling.NEAREST))
 
 
+def _plain(data: bytes, where: str) -> NDArray[np.uint8]:
+    """An npy file with one grey or RGB image."""
+    try:
+        pixels = np.load(BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        raise DataError("is no readable npy file of plain numbers", where=where, remedy=_REMEDY) from None
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+        raise DataError(
+            f"holds {pixels.dtype} of shape {pixels.shape}, no 8-bit image", where=where, remedy=_REMEDY
+        )
+    return pixels
+
+
 def measure(data: bytes, where: str) -> tuple[int, int]:
     """Width and height of an image file as it is shown, without decoding it.
 
@@ -95,6 +111,9 @@ def measure(data: bytes, where: str) -> tuple[int, int]:
         from confide.data.dicom import read_dicom
 
         height, width = read_dicom(data, where).shape[:2]
+        return width, height
+    if data[:6] == NUMPY:
+        height, width = _plain(data, where).shape[:2]
         return width, height
     image = _opened(data, where)
     turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)

@@ -40,6 +40,8 @@ WINDOWS: dict[str, tuple[float, float]] = {
     "lung": (-600.0, 1500.0),
     "mediastinum": (40.0, 400.0),
 }
+# What CT scanners store, in Hounsfield units, where neither the caller nor the file names a window.
+CT_RANGE = (-1024.0, 3071.0)
 _REMEDY = "Repair or remove the file, or pass --skip-bad."
 _LOCK = RLock()
 
@@ -85,7 +87,8 @@ def read_dicom(data: bytes, where: str, *, window: str | None = None) -> NDArray
     """Pixels (H, W) or (H, W, 3).
 
     Args:
-        window: A name of WINDOWS, or None: the first window of the file, else the full range of its bits.
+        window: A name of WINDOWS, or None: the first window of the file, else the range of a CT
+            scanner, else the full range of the bits stored.
 
     Raises:
         DataError: If the file is damaged, has several frames, or is of a kind that is not supported.
@@ -136,26 +139,48 @@ def _pixels(dataset: Any, where: str, window: str | None) -> NDArray[np.uint8]:
         shift = max(0, int(dataset.BitsStored) - 8)
         return (stored >> shift).astype(np.uint8)
     values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
-    low, high = _range(dataset, window, where)
-    if not np.isfinite(values).all() or not high > low:
+    low, high = _range(dataset, window)
+    if not np.isfinite(values).all() or not np.isfinite([low, high]).all() or not high > low:
         raise DataError("rescale or window of the DICOM file is not finite", where=where, remedy=_REMEDY)
-    shown = ((values.clip(low, high) - low) * (255 / (high - low))).round().astype(np.uint8)
+    shown = grey(values, low, high)
     return 255 - shown if dataset.PhotometricInterpretation == "MONOCHROME1" else shown
 
 
-def _range(dataset: Any, window: str | None, where: str) -> tuple[float, float]:
-    """What becomes black and white, in rescaled values. Fixed by preset or header, not by the pixels."""
-    if window is not None:
-        if window not in WINDOWS:
-            raise DataError(f"there is no window {window!r}", remedy=f"Choose one of: {', '.join(WINDOWS)}.")
+def grey(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """`low` becomes 0, `high` 255, and what lies beyond is clamped."""
+    return ((values.clip(low, high) - low) * (255 / (high - low))).round().astype(np.uint8)
+
+
+def limits(window: str) -> tuple[float, float]:
+    """What becomes black and white: a name of WINDOWS, or the two values themselves, such as -160:240.
+
+    Raises:
+        DataError: If it is neither.
+    """
+    if window in WINDOWS:
         centre, width = WINDOWS[window]
         return centre - width / 2, centre + width / 2
+    try:
+        low, high = (float(word) for word in window.split(":"))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not (high > low and np.isfinite([low, high]).all()):
+        raise DataError(f"there is no window {window!r}", remedy=f"Choose {', '.join(WINDOWS)}, or LOW:HIGH.")
+    return low, high
+
+
+def _range(dataset: Any, window: str | None) -> tuple[float, float]:
+    """What becomes black and white, in rescaled values. Fixed by preset or header, not by the pixels."""
+    if window is not None:
+        return limits(window)
     if "WindowCenter" in dataset and "WindowWidth" in dataset:
         first = [
             np.atleast_1d(np.asarray(dataset[key].value, dtype=float))[0]
             for key in ("WindowCenter", "WindowWidth")
         ]
         return float(first[0] - first[1] / 2), float(first[0] + first[1] / 2)
+    if dataset.get("Modality") == "CT":
+        return CT_RANGE
     bits, signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
     ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1], dtype=float)
     ends = ends * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))

@@ -12,7 +12,7 @@ from confide.data.sources import Source
 from confide.data.table import list_table
 from confide.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".npy")
 _SPLITS = {
     "train": "train",
     "val": "validation",
@@ -54,7 +54,7 @@ def list_folder(source: Source, *, patients: str | None = None) -> Listing:
         raise DataError(
             "holds no images", where=str(source.path), why=f"Known endings: {', '.join(SUFFIXES)}."
         )
-    heads = {_below(name, top)[0] for name in images}
+    heads = {_head(name, top) for name in images}
     if {"images", "masks"} <= heads:
         return list_pairs(source, images, top, patients)
     return _with_dicom_patients(source, list_classes(source, images, top, patients), patients)
@@ -104,6 +104,10 @@ def _without_wrapper(names: list[str]) -> tuple[str, ...]:
 
 def _below(name: str, top: tuple[str, ...]) -> tuple[str, ...]:
     return PurePosixPath(name).parts[len(top) :]
+
+
+def _head(name: str, top: tuple[str, ...]) -> str:
+    return next(iter(_below(name, top)), "")
 
 
 def _patient(name: str, pattern: re.Pattern[str] | None, where: str) -> str:
@@ -165,11 +169,11 @@ def list_classes(source: Source, images: list[str], top: tuple[str, ...], patien
 
 def list_pairs(source: Source, images: list[str], top: tuple[str, ...], patients: str | None) -> Listing:
     """`images/x.*` with `masks/x.*`."""
-    masks = {PurePosixPath(name).stem: name for name in images if _below(name, top)[0] == "masks"}
+    masks = {PurePosixPath(name).stem: name for name in images if _head(name, top) == "masks"}
     pattern = _compiled(patients)
     records: list[Record] = []
     for name in images:
-        if _below(name, top)[0] != "images":
+        if _head(name, top) != "images":
             continue
         mask = masks.get(PurePosixPath(name).stem)
         if mask is None:

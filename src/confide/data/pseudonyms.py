@@ -26,11 +26,11 @@ def project_key() -> bytes:
 
     named = os.environ.get("CONFIDE_PROJECT_KEY")
     path = Path(named) if named else user_config_path("confide") / "project.key"
+    # Linked into place whole, so that of two processes both read the same key.
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # Linked into place whole, so that of two processes both read the same key.
-            fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
             if not path.exists():
                 with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                     file.write(os.urandom(32))

@@ -59,10 +59,7 @@ def assign(
             shares = [1.0, 1.0, 1.0]
     else:
         pool, shares = distinct, [0.8, 0.9, 1.0]
-    place = _positions(pool, seed)
-    if len(pool) < _FEW:
-        place = (np.argsort(np.argsort(place)) + 0.5) / max(1, len(pool))
-    drawn = dict(zip(pool, np.searchsorted(shares, place, side="right").tolist(), strict=True))
+    drawn = dict(zip(pool, _draw(_positions(pool, seed), shares), strict=True))
     undecided = sides <= 0
     sides[undecided] = [drawn[unit] for unit, free in zip(units, undecided, strict=True) if free]
     refuse_overlap(units, sides, where)
@@ -74,6 +71,22 @@ def assign(
                 remedy="Name the splits.",
             )
     return sides
+
+
+def _draw(place: NDArray[np.float64], shares: list[float]) -> list[int]:
+    """A side for each unit; `shares` are the upper ends of train, validation and test."""
+    if len(place) >= _FEW:
+        return np.searchsorted(shares, place, side="right").tolist()
+    sides = np.zeros(len(place), dtype=np.int64)
+    ranked = np.argsort(place)
+    # As many as the share says, but nobody's share is rounded to nothing.
+    test, validation = (
+        max(1, round(len(place) * part)) if part > 0 else 0
+        for part in (shares[2] - shares[1], shares[1] - shares[0])
+    )
+    sides[ranked[:test]] = 2
+    sides[ranked[test : test + validation]] = 1
+    return sides.tolist()
 
 
 def refuse_overlap(units: Sequence[bytes], sides: NDArray[np.int64], where: str) -> None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,7 +218,7 @@ class Pixelate(LocalMechanism):
         if shape[1] % self.block or shape[2] % self.block:
             raise PlanError(
                 f"sides of {shape[1]} and {shape[2]} pixels are no whole number of blocks of {self.block}",
-                remedy="Choose a block that divides both: a smaller one at the rim would get too little noise.",
+                remedy="Choose one that divides both: a smaller block at the rim would get too little noise.",
             )
         return shape[1] // self.block, shape[2] // self.block
 
@@ -311,7 +312,7 @@ class LowFrequencies(LocalMechanism):
 
     def describe(self) -> str:
         """One line."""
-        return f"{self.keep}×{self.keep} cosine coefficients, Gaussian noise of standard deviation {self.stddev:g}"
+        return f"{self.keep}×{self.keep} cosine coefficients, Gaussian noise of deviation {self.stddev:g}"
 
 
 @dataclass(frozen=True)
@@ -347,7 +348,9 @@ def denoise(values: NDArray[np.float64], width: float) -> NDArray[np.uint8]:
 
     Width 0 clamps only.
     """
-    import scipy.ndimage as filters  # pyright: ignore[reportMissingTypeStubs]
+    import scipy.ndimage  # pyright: ignore[reportMissingTypeStubs]
+
+    filters: Any = scipy.ndimage
 
     smooth: NDArray[np.float64] = (
         filters.gaussian_filter(values, (0, 0, width, width), mode="nearest") if width > 0 else values
