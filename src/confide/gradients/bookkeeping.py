@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward  # pyright: ignore[reportPrivateUsage]
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import CheckpointError
 
 from confide.errors import UnsupportedLayerError
 from confide.gradients.captures import Capture, Instantiated, combined
@@ -56,7 +58,15 @@ def record(
             # Weighted by one over a unit's rows, gradients of rows add up to the unit's mean.
             total = losses.sum() if units.distinct else (losses * units.row_weights.to(losses.dtype)).sum()
             with _spared(parameters):
-                total.backward()
+                # Not Tensor.backward, which would suspend the recorder: a checkpoint runs forward again in here.
+                seed = (torch.ones_like(total),)
+                recorder.replaying = True
+                try:
+                    _engine_run_backward(
+                        (total,), seed, False, False, (), allow_unreachable=True, accumulate_grad=True
+                    )
+                except CheckpointError as error:
+                    raise Unsupported(f"a checkpoint runs differently again: {error}"[:200]) from None
     return recorder, losses.detach()
 
 

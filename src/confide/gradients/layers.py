@@ -52,8 +52,8 @@ class OwnRule(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
+        inputs = ctx.saved_tensors
         with torch._C.DisableTorchFunction():
-            inputs = ctx.saved_tensors
             recorder: Recorder = ctx.recorder
             needs = ctx.needs_input_grad[5:]
             leaves = [x.detach().requires_grad_(need) for x, need in zip(inputs, needs, strict=True)]
@@ -78,9 +78,8 @@ def _wrapped(recorder: Recorder, layer: nn.Module, handler: LayerRule) -> Any:
             raise Unsupported(
                 f"{type(layer).__name__} was called with other arguments than rows of the batch"
             )
-        anchor = next(p for p in layer.parameters() if p.requires_grad)
         with torch._C.DisableTorchFunction():
-            out = OwnRule.apply(recorder, layer, handler, run, anchor, *inputs)
+            out = OwnRule.apply(recorder, layer, handler, run, recorder.anchor, *inputs)
         recorder.mark_rows(out)
         return out
 

@@ -20,8 +20,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from confide.gradients.axes import MOVING, batch_axis
 from confide.gradients.captures import Capture, Instantiated
 from confide.gradients.units import Units
 
@@ -64,6 +66,11 @@ class Recorder(TorchFunctionMode):
         self._rules = rules
         self._derived: dict[int, Tensor] = {id(p): p for p in parameters}
         self._rows: dict[int, weakref.ref[Tensor]] = {}
+        self._axes: dict[int, int] = {}
+        self.replaying = False
+        # Functions get weights detached, lest the backward pass walk (and free) the graph of derived tensors; this
+        # leaf makes their outputs require a gradient even where the input does not.
+        self.anchor = torch.zeros((), requires_grad=True)
         for tensor in rows:
             self.mark_rows(tensor)
 
@@ -76,16 +83,29 @@ class Recorder(TorchFunctionMode):
     def is_rows(self, value: object) -> bool:
         """Whether a value was computed from the batch."""
         found = self._rows.get(id(value))
-        return found is not None and found() is value
+        if found is not None and found() is value:
+            return True
+        # A checkpoint that runs forward again is given new tensor objects; a wrong guess here cannot go unnoticed,
+        # as the checkpoint compares what is saved with the first time.
+        again = self.replaying and isinstance(value, Tensor) and value.dim() > 0
+        return again and id(value) not in self._derived and value.shape[0] % self.batch == 0
 
-    def mark_rows(self, value: Any) -> None:
-        """Remember the tensors of an output as rows."""
+    def axis(self, value: Any) -> int:
+        """Which dimension of a tensor computed from the batch holds it; -1 where that is unknown."""
+        return self._axes.get(id(value), 0)
+
+    def mark_rows(self, value: Any, axis: int = 0) -> None:
+        """Remember the tensors of an output as rows, the batch along `axis`."""
         if isinstance(value, Tensor):
             key = id(value)
             self._rows[key] = weakref.ref(value, lambda _, key=key, rows=self._rows: rows.pop(key, None))
+            if axis:
+                self._axes[key] = axis
+            elif self._axes:
+                self._axes.pop(key, None)
         elif isinstance(value, list | tuple):
             for item in value:
-                self.mark_rows(item)
+                self.mark_rows(item, axis)
 
     def mark_derived(self, value: Any) -> None:
         """Remember the tensors of an output as derived."""
@@ -102,6 +122,9 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         derived, rows = self._sort(args, kwargs)
         rule = self._rules.get(func)
+        axis = batch_axis(self, func, args, kwargs) if rows and (self._axes or func in MOVING) else 0
+        if derived and rows and self._axes and func is not F.multi_head_attention_forward:
+            self._require_front(args, kwargs, tuple(derived), func)
         if derived and rows and rule is None:
             raise Unsupported(f"no rule for {_name(func)} on a parameter and the batch", tuple(derived))
         if rule is not None and ((derived and rows) or rule in _ALWAYS):
@@ -109,10 +132,15 @@ class Recorder(TorchFunctionMode):
         else:
             out = func(*args, **kwargs)
         if rows:
-            self.mark_rows(out)
+            self.mark_rows(out, axis)
         elif derived and not self.is_rows(out):
             self.mark_derived(out)
         return out
+
+    def _require_front(self, args: Any, kwargs: dict[str, Any], derived: tuple[int, ...], func: Any) -> None:
+        for value in (*args, *kwargs.values()):
+            if self.is_rows(value) and self.axis(value) != 0:
+                raise Unsupported(f"{_name(func)} on a tensor that does not hold the batch in front", derived)
 
     def _sort(self, args: Any, kwargs: dict[str, Any]) -> tuple[list[int], bool]:
         """ids of the derived tensors among the arguments, and whether any argument is rows."""
@@ -176,12 +204,13 @@ def always(rule: OpRule) -> OpRule:
 class PerSample(torch.autograd.Function):
     """A view of a derived tensor with leading dimension 1, as one copy for each sample; records what flows back.
 
-    `origin` is the derived tensor itself, of which `value` is a reshaped view.
+    `target` holds the derived tensor itself, of which `value` is a reshaped and detached view. (A list, so that autograd
+    does not take it for an input.)
     """
 
     @staticmethod
-    def forward(ctx: Any, recorder: Recorder, value: Tensor, origin: Tensor) -> Tensor:
-        ctx.recorder, ctx.target = recorder, origin
+    def forward(ctx: Any, recorder: Recorder, anchor: Tensor, value: Tensor, target: list[Tensor]) -> Tensor:
+        ctx.recorder, ctx.target = recorder, target[0]
         return value.expand(recorder.batch, *value.shape[1:])
 
     @staticmethod
@@ -191,4 +220,4 @@ class PerSample(torch.autograd.Function):
             ctx.recorder.record(
                 ctx.target, Instantiated(per_unit.reshape(len(per_unit), *ctx.target.shape).contiguous())
             )
-        return None, None, None
+        return None, None, None, None

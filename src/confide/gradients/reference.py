@@ -136,14 +136,19 @@ def loop_gradients(model: nn.Module, loss: Loss, batch: Any) -> Iterator[tuple[d
         )
         with torch.enable_grad():
             value = check_losses(loss(model, part), 1)[0]
-            if value.requires_grad:
-                found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-            else:
-                found = (None,) * len(parameters)
-        yield (
-            {
-                n: torch.zeros_like(p) if g is None else g
-                for (n, p), g in zip(parameters.items(), found, strict=True)
-            },
-            value.detach(),
-        )
+            gradients = _own_gradients(value, parameters)
+        yield gradients, value.detach()
+
+
+def _own_gradients(value: Tensor, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Gradients of one loss, by `backward`: `autograd.grad` passes by checkpoints of the re-entrant kind."""
+    before = {name: p.grad for name, p in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = None
+    try:
+        if value.requires_grad:
+            value.backward()
+        return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
+    finally:
+        for name, parameter in parameters.items():
+            parameter.grad = before[name]

@@ -23,8 +23,14 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, recorder: Recorder, x: Tensor, weight: Tensor, bias: Tensor | None, shape: ConvShape
+        ctx: Any,
+        recorder: Recorder,
+        anchor: Tensor,
+        x: Tensor,
+        targets: tuple[Tensor, Tensor | None],
+        shape: ConvShape,
     ) -> Tensor:
+        weight, bias = targets
         ctx.recorder, ctx.weight, ctx.bias, ctx.shape = recorder, weight, bias, shape
         ctx.save_for_backward(x)
         return torch.convolution(
@@ -41,17 +47,17 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
+        (x,) = ctx.saved_tensors  # outside: a checkpoint runs forward again here, which must be seen
         with torch._C.DisableTorchFunction():
-            (x,) = ctx.saved_tensors
             recorder: Recorder = ctx.recorder
             shape: ConvShape = ctx.shape
             weight: Tensor = ctx.weight
             x, grad = matched(x, grads[0])
             need = None
-            if ctx.needs_input_grad[1]:
+            if ctx.needs_input_grad[2]:
                 need = shape.backward(grad, x, weight.detach().to(x.dtype), (True, False))[0]
             _record(recorder, x, grad, weight, ctx.bias, shape)
-        return None, need, None, None, None
+        return None, None, need, None, None
 
 
 def _record(
@@ -143,7 +149,7 @@ def convolution(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
         groups,
     )
     late = bias if recorder.is_rows(bias) else None
-    out = Convolution.apply(recorder, x, weight, None if late is not None else bias, shape)
+    out = Convolution.apply(recorder, recorder.anchor, x, (weight, None if late is not None else bias), shape)
     return out if late is None else out + late.reshape(1, -1, *[1] * dims)
 
 

@@ -24,7 +24,7 @@ def per_sample(
     aligned = value if value.dim() >= dims else value.reshape(*[1] * (dims - value.dim()), *value.shape)
     if aligned.dim() != dims or aligned.shape[0] != 1 or length % recorder.batch:
         raise Unsupported(f"a parameter of shape {tuple(value.shape)} meets {length} rows", (id(origin),))
-    copies = PerSample.apply(recorder, aligned, origin)
+    copies = PerSample.apply(recorder, recorder.anchor, aligned.detach(), [origin])
     if length != recorder.batch:
         recorder.doubtful.add(f"{length} rows are taken to be {length // recorder.batch} for each sample")
         copies = copies.repeat_interleave(length // recorder.batch, 0)
@@ -76,7 +76,7 @@ def expanded(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
             f"a parameter copied {recorder.batch} times is taken to be copied for each sample"
         )
     aligned = value.reshape(*[1] * (out.dim() - value.dim()), *value.shape)
-    copies = PerSample.apply(recorder, aligned, value)
+    copies = PerSample.apply(recorder, recorder.anchor, aligned.detach(), [value])
     if func is _T.repeat:
         sizes = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
         copies = copies.repeat(1, *sizes[1:])

@@ -19,15 +19,23 @@ class Embedding(torch.autograd.Function):
     """`F.embedding` that records the rows of the table each sample used."""
 
     @staticmethod
-    def forward(ctx: Any, recorder: Recorder, index: Tensor, weight: Tensor, padding: int | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        recorder: Recorder,
+        anchor: Tensor,
+        index: Tensor,
+        targets: tuple[Tensor],
+        padding: int | None,
+    ) -> Tensor:
+        (weight,) = targets
         ctx.recorder, ctx.weight, ctx.padding = recorder, weight, padding
         ctx.save_for_backward(index)
         return F.embedding(index, weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
+        (index,) = ctx.saved_tensors
         with torch._C.DisableTorchFunction():
-            (index,) = ctx.saved_tensors
             recorder: Recorder = ctx.recorder
             weight = ctx.weight
             places = recorder.rows_of(index, "embedding").flatten(1)
@@ -39,7 +47,7 @@ class Embedding(torch.autograd.Function):
             owner = units.index[:, None].expand_as(places)
             out.index_put_((owner, places), values, accumulate=True)
             recorder.record(weight, Instantiated(out))
-        return None, None, None, None
+        return None, None, None, None, None
 
 
 @operation(F.embedding)
@@ -58,7 +66,7 @@ def embedding(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
         if max_norm is not None or scale_grad_by_freq:
             raise Unsupported("an embedding that renormalises its table or scales by frequency in the batch")
         padding = None if padding_idx is None or padding_idx == -1 else padding_idx % len(weight)
-        return Embedding.apply(recorder, input, weight, padding)
+        return Embedding.apply(recorder, recorder.anchor, input, (weight,), padding)
 
     return bound(*args, **kwargs)
 

@@ -40,19 +40,22 @@ class Linear(torch.autograd.Function):
     """`F.linear` whose backward pass forms the input gradient only."""
 
     @staticmethod
-    def forward(ctx: Any, recorder: Recorder, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, recorder: Recorder, anchor: Tensor, x: Tensor, targets: tuple[Tensor, Tensor | None]
+    ) -> Tensor:
+        weight, bias = targets
         ctx.recorder, ctx.weight, ctx.bias = recorder, weight, bias
         ctx.save_for_backward(x)
         return F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
         with torch._C.DisableTorchFunction():
-            (x,) = ctx.saved_tensors
             recorder: Recorder = ctx.recorder
             weight, bias = ctx.weight, ctx.bias
             grad = grads[0]
-            need = grad @ weight.detach().to(grad.dtype) if ctx.needs_input_grad[1] else None
+            need = grad @ weight.detach().to(grad.dtype) if ctx.needs_input_grad[2] else None
             if recorder.wants(weight) or recorder.wants(bias):
                 rows = (
                     recorder.rows_of(x, "linear").flatten(1, -2)
@@ -65,7 +68,7 @@ class Linear(torch.autograd.Function):
                     else grad[:, None]
                 )
                 _record(recorder, *matched(rows, outs), weight, bias)
-        return None, need, None, None
+        return None, None, need, None
 
 
 def _record(recorder: Recorder, x: Tensor, g: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -91,9 +94,9 @@ def linear(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
         if not recorder.is_rows(x) or recorder.is_rows(weight) or x.dim() < 2:
             raise Unsupported("linear with a weight that depends on the batch")
         if recorder.is_rows(bias):
-            return Linear.apply(recorder, x, weight, None) + bias
+            return Linear.apply(recorder, recorder.anchor, x, (weight, None)) + bias
         recorder.rows_of(x, "linear")
-        return Linear.apply(recorder, x, weight, bias)
+        return Linear.apply(recorder, recorder.anchor, x, (weight, bias))
 
     if "input" in kwargs:
         kwargs = {("x" if key == "input" else key): value for key, value in kwargs.items()}
@@ -109,4 +112,4 @@ def matmul(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     turned = weight.t()
     recorder.mark_derived(turned)
     recorder.rows_of(x, "matmul")
-    return Linear.apply(recorder, x, turned, None)
+    return Linear.apply(recorder, recorder.anchor, x, (turned, None))

@@ -30,8 +30,15 @@ class GroupNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, recorder: Recorder, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
+        ctx: Any,
+        recorder: Recorder,
+        anchor: Tensor,
+        x: Tensor,
+        groups: int,
+        targets: tuple[Tensor, Tensor],
+        eps: float,
     ) -> Tensor:
+        weight, bias = targets
         x = x.contiguous()
         rows, channels = x.shape[:2]
         scale, shift = weight.detach().to(x.dtype), bias.detach().to(x.dtype)
@@ -42,8 +49,8 @@ class GroupNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, mean, rstd = ctx.saved_tensors
         with torch._C.DisableTorchFunction():
-            x, mean, rstd = ctx.saved_tensors
             recorder: Recorder = ctx.recorder
             rows, channels = x.shape[:2]
             scale = ctx.weight.detach().to(x.dtype).repeat(rows)
@@ -60,7 +67,7 @@ class GroupNorm(torch.autograd.Function):
             for target, found in ((ctx.weight, by_weight), (ctx.bias, by_bias)):
                 if recorder.wants(target):
                     recorder.record(target, Instantiated(recorder.units.sum_rows(found.view(rows, channels))))
-        return None, need.view_as(x), None, None, None, None
+        return None, None, need.view_as(x), None, None, None
 
 
 def _bind(func: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
@@ -89,7 +96,7 @@ def group_norm(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
         )
     if torch.is_autocast_enabled(x.device.type):
         x = x.float()
-    return GroupNorm.apply(recorder, x, given["num_groups"], weight, bias, given["eps"])
+    return GroupNorm.apply(recorder, recorder.anchor, x, given["num_groups"], (weight, bias), given["eps"])
 
 
 def _affine(recorder: Recorder, y: Tensor, weight: Any, bias: Any, axis: int) -> Tensor:
