@@ -107,6 +107,27 @@ def show(
         _print(answer)
 
 
+@app.command("fetch")
+def fetch(
+    name: Annotated[str, typer.Argument(help="A catalogue name, see confide data list --all.")],
+    size: Annotated[int | None, typer.Option(help="Side of the images: 28, 64, 128 or 224.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Download a data set from its official source; an interrupted download goes on where it stopped."""
+    from confide.data.fetch import fetch as fetch_set
+
+    with progress_bar(as_json, "downloading") as progress:
+        found = fetch_set(name, size=size, progress=progress)
+    if as_json:
+        answer = {"name": name, "path": str(found.path), "sha256": found.sha256, "verified": found.verified}
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    typer.echo(f"{found.path}\nsha256 {found.sha256}")
+    typer.echo(
+        "checked against the publisher's checksum" if found.verified else "no published checksum is known"
+    )
+
+
 @contextlib.contextmanager
 def progress_bar(quiet: bool, words: str = "reading images") -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr, gone when it is done; yields what is to be called with (done, in all)."""

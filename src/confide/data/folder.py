@@ -152,7 +152,7 @@ def list_classes(source: Source, images: list[str], top: tuple[str, ...], patien
     classes = tuple(sorted({p[depth] for p in parts.values()}))
     if len(classes) < 2:
         raise DataError(
-            "there is only one class folder", where=str(source.path), why=f"It is {classes[0]!r}."
+            "there is only one class folder", where=str(source.path), why=f"It is {', '.join(classes)!r}."
         )
     pattern = _compiled(patients)
     records = [

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Views: a mask moves with its image, and a row depends on its own numbers alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from confide.data.augment import OPERATIONS, Augmentation
+from confide.errors import ConfigError
+
+GEOMETRIC = [name for name in OPERATIONS if name not in ("brightness", "rotate")]
+
+
+@pytest.mark.parametrize("name", GEOMETRIC)
+def test_a_mask_moves_with_its_image(name: str) -> None:
+    """Where the image is bright the mask is 1; after the same move it still is (rims of a shift aside)."""
+    masks = torch.zeros(64, 16, 16, dtype=torch.int64)
+    masks[:, 5:9, 4:12] = 1
+    masks[:, 5, 4] = 0
+    images = masks[:, None].float().repeat(1, 3, 1, 1)
+    view = Augmentation.of([name])
+    moved, followed = view(images, masks, torch.rand(64, view.draws, dtype=torch.float64))
+    assert torch.equal(moved[:, 0] > 0.5, followed == 1)
+    assert (moved != images).flatten(1).any(1).float().mean() > 0.2
+
+
+def test_a_rotated_mask_stays_with_its_image() -> None:
+    masks = torch.zeros(32, 32, 32, dtype=torch.int64)
+    masks[:, 8:24, 10:22] = 1
+    view = Augmentation.of(["rotate"])
+    moved, followed = view(masks[:, None].float(), masks, torch.rand(32, 1, dtype=torch.float64))
+    # Bilinear against nearest differ on the rim only.
+    assert ((moved[:, 0] > 0.5) != (followed == 1)).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_row_depends_on_its_own_numbers(name: str) -> None:
+    images, targets = torch.rand(6, 1, 12, 12), torch.arange(6)
+    view = Augmentation.of([name, "flip"])
+    numbers = torch.rand(6, view.draws, dtype=torch.float64)
+    whole, labels = view(images, targets, numbers)
+    alone, _ = view(images[3:4], targets[3:4], numbers[3:4])
+    assert torch.equal(whole[3:4], alone)
+    assert torch.equal(labels, targets)
+
+
+def test_an_unknown_name_says_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'flip'"):
+        Augmentation.of(["flop"])
