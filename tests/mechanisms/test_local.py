@@ -14,6 +14,7 @@ from confide.mechanisms.keys import RunKey, Stream
 from confide.mechanisms.local import (
     GaussianPixels,
     LaplacePixels,
+    LocalMechanism,
     LowFrequencies,
     Pixelate,
     RandomisedResponse,
@@ -93,6 +94,27 @@ def test_pixelation_stays_within_its_epsilon_and_reaches_it() -> None:
             stated
         )
     assert mechanism.epsilon(shape, m=64).neighbourhood == pytest.approx(mechanism.epsilon(shape).image)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "deviation", "count"),
+    [
+        (LaplacePixels(0.7), math.sqrt(2) * 0.7, 1),
+        (GaussianPixels(0.7), 0.7, 1),
+        (Pixelate(4, 0.7), math.sqrt(2) * 0.7, 16),
+        # 16 of 64 coefficients are kept, and the transform keeps lengths.
+        (LowFrequencies(4, 0.7), 0.7 * math.sqrt(16 / 64), 4),
+    ],
+)
+def test_the_noise_added_is_the_noise_stated(mechanism: LocalMechanism, deviation: float, count: int) -> None:
+    """Spread of what is added to a grey image; it decides ε more than any formula."""
+    images = np.full((3000, 1, 8, 8), 102, np.uint8)
+    added = mechanism.perturb(images, stream()) - 0.4
+    # `count` values move together. Relative error of a standard deviation of n numbers with kurtosis up to 6 is at
+    # most sqrt(5/(4n)); 6 of them: false alarm rate below 1e-8.
+    n = added.size / count
+    assert abs(added.std() / deviation - 1) < 6 * math.sqrt(5 / (4 * n))
+    assert abs(added.mean()) < 6 * deviation * math.sqrt(count / n)
 
 
 def test_outputs_lie_on_one_lattice_whatever_the_image() -> None:
