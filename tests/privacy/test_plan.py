@@ -221,3 +221,15 @@ def test_the_guarantee_carries_the_plan() -> None:
     assert any("2C" in text for text in fixed.assumptions)
     # At a δ below PLD's truncation the claim is RDP's, and says so.
     assert PrivacyPlan(**GOOD | {"delta": 1e-20}).guarantee().accountant == "rdp"
+
+
+def test_hardened_noise_is_paid_out_of_delta() -> None:
+    distance = 1e-9
+    claimed = PLAN.guarantee(hardened=distance)
+    assert claimed.delta == PLAN.delta
+    # (ε, δ) follows from (ε, δ') of the Gaussian with δ' + (1 + e^ε)·t ≤ δ.
+    least = PLAN.delta - (1 + math.exp(claimed.epsilon)) * distance
+    assert PLAN.epsilon() < PLAN.epsilon(delta=least) <= claimed.epsilon
+    for too_far in (1e-8, 1.0, True, math.nan, -1e-9):
+        with pytest.raises(PlanError, match="discrete noise"):
+            PLAN.guarantee(hardened=too_far)

@@ -113,16 +113,17 @@ class IntegerGrid:
         """Grid steps -> float64; post-processing."""
         return integers.double() * self.spacing
 
-    def excess_delta(self, epsilon: float, coordinates: int) -> float:
-        """What the step from the Gaussian to integers adds to δ at ε.
+    def distance(self, coordinates: int) -> float:
+        """Upper bound on the total variation distance of that much noise from a rounded Gaussian.
 
         Args:
             coordinates: Numbers released over all steps: parameters times steps.
         """
-        distance = math.sqrt(coordinates) / (33 * self.steps_per_std**2) + coordinates * math.exp(
-            -_FARTHEST + 2
-        )
-        return min(1.0, (1 + math.exp(min(epsilon, 700.0))) * distance)
+        return math.sqrt(coordinates) / (33 * self.steps_per_std**2) + coordinates * math.exp(-_FARTHEST + 2)
+
+    def excess_delta(self, epsilon: float, coordinates: int) -> float:
+        """What integers in place of the Gaussian add to δ at ε; `PrivacyPlan.guarantee` takes it off."""
+        return min(1.0, (1 + math.exp(min(epsilon, 700.0))) * self.distance(coordinates))
 
 
 def discrete_gaussian(stream: Stream, std: int, count: int) -> NDArray[np.int64]:

@@ -235,19 +235,21 @@ class PrivacyPlan:
         return self.steps if steps is None else whole("steps", steps, least=0)
 
     def guarantee(
-        self, steps: int | None = None, *, private: bool = True, hardened: bool = False
+        self, steps: int | None = None, *, private: bool = True, hardened: float | None = None
     ) -> Guarantee:
         """What was promised, in full.
 
         Args:
             steps: Steps released so far; default: the whole plan.
             private: False when the randomness came from a seed.
-            hardened: Whether integer gradients and discrete noise were used.
+            hardened: For integer gradients with discrete noise: the total variation distance of all that
+                noise from a rounded Gaussian (`IntegerGrid.distance`), which is paid out of δ.
         """
         count = self._count(steps)
         epsilon, claimed_by = 0.0, Accountant.PLD
         if count:
-            epsilon, claimed_by = accountants.claim(self.sampling, self.noise_multiplier, count, self.delta)
+            delta = self.delta if hardened is None else self._delta_besides(hardened, count)
+            epsilon, claimed_by = accountants.claim(self.sampling, self.noise_multiplier, count, delta)
         # deepee's GDP formula leaves out that replacing a unit moves a sum by 2C.
         others = ["rdp"] if isinstance(self.sampling, FixedSizeSampling) else ["rdp", "gdp"]
         return Guarantee(
@@ -268,13 +270,25 @@ class PrivacyPlan:
                 divisor=self.expected_batch_size,
                 sampling=self.sampling,
                 releases=self.releases,
-                hardened=hardened,
+                hardened=hardened is not None,
             ),
             cross_checks={
                 name: self.epsilon(name, steps=count) for name in others if name != claimed_by.value
             },
             private=private,
         )
+
+    def _delta_besides(self, distance: float, steps: int) -> float:
+        """δ left for the Gaussian mechanism: noise at distance t from Gaussian takes (1 + e^ε)·t of it."""
+        # ε at half of δ is above the ε that is claimed in the end, so this takes enough off.
+        upper = accountants.claim(self.sampling, self.noise_multiplier, steps, self.delta / 2)[0]
+        taken = (1 + math.exp(min(upper, 700.0))) * distance
+        if not 0 <= taken <= self.delta / 2:
+            raise PlanError(
+                f"discrete noise at distance {distance:g} takes {taken:.2g} of δ = {self.delta:g}",
+                remedy="Use a finer grid, a larger δ, or a smaller ε.",
+            )
+        return self.delta - taken
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for records and the ledger."""
