@@ -35,6 +35,16 @@ def test_a_good_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(raw["test"].labels, [0, 1, 0, 1])
 
 
+def test_volumes_and_colour_images_have_their_channels_first(tmp_path: Path) -> None:
+    cubes = {
+        f"{split}_images": np.arange(4 * 512, dtype=np.uint16).astype(np.uint8).reshape(4, 8, 8, 8)
+        for split in ("train", "val", "test")
+    }
+    assert read_npz(write(tmp_path / "cubes.npz", **cubes))["train"].images.shape == (4, 1, 8, 8, 8)
+    colour = {f"{split}_images": np.zeros((4, 6, 6, 3), np.uint8) for split in ("train", "val", "test")}
+    assert read_npz(write(tmp_path / "colour.npz", **colour))["test"].images.shape == (4, 3, 6, 6)
+
+
 def nan_image() -> np.ndarray:
     images = np.zeros((4, 6, 6), dtype=np.float32)
     images[2, 1, 1] = np.nan

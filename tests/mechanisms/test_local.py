@@ -110,7 +110,8 @@ def test_the_noise_added_is_the_noise_stated(mechanism: LocalMechanism, deviatio
     """Spread of what is added to a grey image; it decides ε more than any formula."""
     images = np.full((3000, 1, 8, 8), 102, np.uint8)
     added = mechanism.perturb(images, stream()) - 0.4
-    # `count` values move together. Relative error of a standard deviation of n numbers with kurtosis up to 6 is at
+    # `count` values move together. Relative error of a standard deviation of n numbers with kurtosis up to
+    # 6 is at
     # most sqrt(5/(4n)); 6 of them: false alarm rate below 1e-8.
     n = added.size / count
     assert abs(added.std() / deviation - 1) < 6 * math.sqrt(5 / (4 * n))

@@ -52,15 +52,19 @@ def _shift(images: Tensor, targets: Tensor, numbers: Tensor) -> tuple[Tensor, Te
     rows, height, width = len(images), images.shape[-2], images.shape[-1]
     most = max(1, min(height, width) // 8)
     by = (numbers[:, :2] * (2 * most + 1)).floor().long() - most
-    y = (torch.arange(height) + by[:, :1]).clamp_(0, height - 1)
-    x = (torch.arange(width) + by[:, 1:2]).clamp_(0, width - 1)
-    row = torch.arange(rows)
+    y = (torch.arange(height, device=images.device) + by[:, :1]).clamp_(0, height - 1)
+    x = (torch.arange(width, device=images.device) + by[:, 1:2]).clamp_(0, width - 1)
+    row = torch.arange(rows, device=images.device)
     moved = images.movedim(1, -1)[row[:, None, None], y[:, :, None], x[:, None, :]].movedim(-1, 1)
     if targets.dim() == 1:
         return moved, targets
     masks = targets[row[:, None, None], y[:, :, None], x[:, None, :]]
-    outside_y = (torch.arange(height) + by[:, :1] < 0) | (torch.arange(height) + by[:, :1] >= height)
-    outside_x = (torch.arange(width) + by[:, 1:2] < 0) | (torch.arange(width) + by[:, 1:2] >= width)
+    outside_y = (torch.arange(height, device=images.device) + by[:, :1] < 0) | (
+        torch.arange(height, device=images.device) + by[:, :1] >= height
+    )
+    outside_x = (torch.arange(width, device=images.device) + by[:, 1:2] < 0) | (
+        torch.arange(width, device=images.device) + by[:, 1:2] >= width
+    )
     return moved, masks.masked_fill(outside_y[:, :, None] | outside_x[:, None, :], 0)
 
 
@@ -78,6 +82,20 @@ def _rotate(images: Tensor, targets: Tensor, numbers: Tensor) -> tuple[Tensor, T
     theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1).to(
         images.dtype
     )
+    return _resample(images, targets, theta)
+
+
+def _crop(images: Tensor, targets: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """A square of 80 to 100 % of the side, anywhere inside, enlarged to the whole; bilinear."""
+    part = 0.8 + 0.2 * numbers[:, 0]
+    x, y = ((numbers[:, k] * 2 - 1) * (1 - part) for k in (1, 2))
+    zero = torch.zeros_like(part)
+    theta = torch.stack([torch.stack([part, zero, x], 1), torch.stack([zero, part, y], 1)], 1)
+    return _resample(images, targets, theta.to(images.dtype))
+
+
+def _resample(images: Tensor, targets: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Images by bilinear interpolation with repeated edges; masks by nearest neighbour, class 0 outside."""
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     turned = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     if targets.dim() == 1:
@@ -93,6 +111,7 @@ OPERATIONS: dict[str, tuple[Operation, int]] = {
     "rotate90": (_rotate90, 1),
     "shift": (_shift, 2),
     "rotate": (_rotate, 1),
+    "crop": (_crop, 3),
     "brightness": (_brightness, 2),
 }
 
@@ -127,6 +146,7 @@ class Augmentation:
 
         images (B, C, H, W), targets (B,) or (B, H, W), uniforms (B, draws) in [0, 1).
         """
+        uniforms = uniforms.to(images.device)
         start = 0
         for name in self.names:
             operation, draws = OPERATIONS[name]

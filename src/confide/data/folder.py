@@ -79,7 +79,7 @@ def _with_dicom_patients(source: Source, listing: Listing, patients: str | None)
         replace(r, unit=f"id {who}" if who else f"file {r.unit}")
         for r, who in zip(listing.records, found, strict=True)
     ]
-    return Listing(records, listing.classes, find_units(True, False), listing.task)
+    return replace(listing, records=records, units=find_units(True, False))
 
 
 def _without_wrapper(names: list[str]) -> tuple[str, ...]:

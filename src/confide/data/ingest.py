@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,12 +98,18 @@ def ingest(
             raise DataError("the cache entry just written cannot be read", remedy="Check the disk.")
     bad = [(source.where(records[row].name), why) for row, why in entry.bad.items()]
     sides, people = sides[order], [people[i] for i in order]
-    splits = _splits(entry, sides, people, info, unit)
+    columns = {name: np.array(values)[order] for name, values in listing.columns.items()}
+    splits = _splits(entry, sides, people, info, unit, columns)
     return Ingested(splits, digest, bad)
 
 
 def _splits(
-    entry: Entry, sides: NDArray[np.int64], people: list[bytes], info: DatasetInfo, unit: PrivacyUnit
+    entry: Entry,
+    sides: NDArray[np.int64],
+    people: list[bytes],
+    info: DatasetInfo,
+    unit: PrivacyUnit,
+    columns: dict[str, NDArray[Any]],
 ) -> dict[str, ImageSet]:
     kept = entry.kept
     bounds = np.searchsorted(sides[kept], [0, 1, 2, 3])
@@ -118,7 +125,10 @@ def _splits(
         )
         if unit is PrivacyUnit.IMAGE:
             index = np.arange(len(owners), dtype=np.int64)
-        splits[name] = ImageSet(entry.images[rows], entry.targets[rows], index, unit, replace(info), name)
+        further = {column: values[kept[rows]] for column, values in columns.items()}
+        splits[name] = ImageSet(
+            entry.images[rows], entry.targets[rows], index, unit, replace(info), name, further
+        )
     return splits
 
 

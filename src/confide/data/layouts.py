@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from confide.data.folder import list_folder
 from confide.data.records import Listing, Record
 from confide.data.sources import Source
-from confide.data.table import list_table, parse
+from confide.data.table import list_table, parse, subgroups
 from confide.errors import DataError
 from confide.privacy.units import PrivacyUnit
 
@@ -60,7 +61,7 @@ def eyepacs(source: Source) -> Listing:
         Record(r.name, r.label, PurePosixPath(r.name).stem.rsplit("_", 1)[0], r.split)
         for r in listing.records
     ]
-    return Listing(records, listing.classes, (PrivacyUnit.PATIENT, PrivacyUnit.IMAGE))
+    return replace(listing, records=records, units=(PrivacyUnit.PATIENT, PrivacyUnit.IMAGE))
 
 
 def ham10000(source: Source) -> Listing:
@@ -83,7 +84,9 @@ def ham10000(source: Source) -> Listing:
         records.append(Record(pair[0], -1, lesion, None, pair[1]))
     if len({record.name for record in records}) != len(records):
         raise DataError("names an image twice", where=table.where, remedy="Remove the second line.")
-    return Listing(records, ("skin", "lesion"), (PrivacyUnit.LESION, PrivacyUnit.IMAGE), "segmentation")
+    return Listing(
+        records, ("skin", "lesion"), (PrivacyUnit.LESION, PrivacyUnit.IMAGE), "segmentation", subgroups(table)
+    )
 
 
 def _named(source: Source, *wanted: str) -> str:

@@ -30,12 +30,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Listing:
-    """All images of a data set, its classes, and the units that it has ids for, the strongest first."""
+    """All images of a data set, its classes, and the units that it has ids for, the strongest first.
+
+    Attributes:
+        columns: Further columns for tables by subgroup, one value a record.
+    """
 
     records: list[Record] = field(repr=False)
     classes: tuple[str, ...]
     units: tuple[PrivacyUnit, ...]
     task: Literal["classification", "segmentation"] = "classification"
+    columns: dict[str, list[str]] = field(default_factory=dict[str, list[str]], repr=False)
 
 
 def find_units(patients: bool, lesions: bool) -> tuple[PrivacyUnit, ...]:

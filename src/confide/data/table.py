@@ -22,6 +22,9 @@ COLUMNS = {
     "split": ("split", "set", "fold"),
     "mask": ("mask", "mask_file"),
 }
+# Columns that results may be broken down by. A list, because any other column may hold a name.
+SUBGROUPS = ("sex", "gender", "age", "age_group", "site", "hospital", "scanner", "device", "view", "eye")
+SUBGROUPS = (*SUBGROUPS, "ethnicity", "race", "skin_type", "localization")
 _SPLIT_WORDS = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
 _SPLIT_WORDS |= {"validation": "validation", "test": "test", "testing": "test"}
 _SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
@@ -125,7 +128,14 @@ def list_table(
         label = -1 if segmentation else _label(labels[i], classes, table.where, i)
         mask = _resolve(_filled(table, i, "mask"), folders, files, table, i) if segmentation else None
         records.append(Record(file, label, unit, _split(table, i), mask))
-    return Listing(records, classes, units, "segmentation" if segmentation else "classification")
+    task = "segmentation" if segmentation else "classification"
+    return Listing(records, classes, units, task, subgroups(table))
+
+
+def subgroups(table: Table) -> dict[str, list[str]]:
+    """The columns that results may be broken down by."""
+    found = {name.strip().lower(): name for name in table.rows[0]}
+    return {name: [row[found[name]].strip() for row in table.rows] for name in SUBGROUPS if name in found}
 
 
 def _filled(table: Table, i: int, meaning: str) -> str:

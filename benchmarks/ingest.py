@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a folder of 5,840 chest X-rays takes to read in, and whether loading limits a training step.
+
+    python benchmarks/ingest.py --data shared/data --out benchmarks/records/ingest.json
+
+Two folders: the 224×224 files of `chest-xray-pneumonia-224.zip` as they are, and 5,840 files of the size
+of the originals
+(1,300×1,000), made from them by enlarging 400 and copying those. Each is read into an empty cache and then
+again from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LARGE = (1300, 1000)
+DISTINCT = 400
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """The files as a folder."""
+    from confide.data.sources import ZipSource
+
+    source = ZipSource(archive)
+    for name in source.names():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(source.read(name))
+    return folder
+
+
+def enlarge(small: Path, folder: Path) -> Path:
+    """As many files as in `small`, under the same names, of the size of the originals."""
+    from PIL import Image
+
+    names = sorted(path.relative_to(small) for path in small.rglob("*.jpeg"))
+    made: list[bytes] = []
+    for name in names[:: len(names) // DISTINCT][:DISTINCT]:
+        file = io.BytesIO()
+        Image.open(small / name).convert("L").resize(LARGE, Image.Resampling.BICUBIC).save(
+            file, "JPEG", quality=95
+        )
+        made.append(file.getvalue())
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(made[i % DISTINCT])
+    return folder
+
+
+def read_in(folder: Path, cache: Path) -> dict[str, Any]:
+    """Seconds into an empty cache, and from it."""
+    from confide.data.entries import ENTRIES
+    from confide.data.ingest import Reading, ingest
+    from confide.data.layouts import kermany
+    from confide.data.pseudonyms import PUBLIC_KEY
+    from confide.data.sources import FolderSource
+    from confide.privacy.units import PrivacyUnit
+
+    os.environ["CONFIDE_CACHE"] = str(cache)
+    shutil.rmtree(cache, ignore_errors=True)
+    seconds: list[float] = []
+    for _ in range(2):
+        began = time.perf_counter()
+        source = FolderSource(folder)
+        ingest(
+            source,
+            kermany(source),
+            ENTRIES["kermany"],
+            Reading(size=224, channels=1),
+            unit=PrivacyUnit.PATIENT,
+            key=PUBLIC_KEY,
+        )
+        seconds.append(round(time.perf_counter() - began, 2))
+    files = [path.stat().st_size for path in folder.rglob("*.jpeg")]
+    return {
+        "images": len(files),
+        "megabytes": round(sum(files) / 1e6),
+        "first_s": seconds[0],
+        "again_s": seconds[1],
+    }
+
+
+def loading(folder: Path) -> dict[str, float]:
+    """Milliseconds an image: to load a random batch from the cache, and to take its clipped gradient."""
+    import torch
+
+    from confide.data.entries import ENTRIES
+    from confide.data.ingest import Reading, ingest
+    from confide.data.layouts import kermany
+    from confide.data.pseudonyms import PUBLIC_KEY
+    from confide.data.sources import FolderSource
+    from confide.gradients.engine import clipped_gradient
+    from confide.models.registry import build
+    from confide.privacy.units import PrivacyUnit
+
+    source = FolderSource(folder)
+    found = ingest(
+        source,
+        kermany(source),
+        ENTRIES["kermany"],
+        Reading(size=224, channels=1),
+        unit=PrivacyUnit.PATIENT,
+        key=PUBLIC_KEY,
+    )
+    train = found.splits["train"]
+    model = build("resnet9", in_channels=1, classes=2)
+    generator = np.random.default_rng()
+    load, step = [], []
+    for _ in range(6):
+        rows = np.sort(generator.choice(len(train), 32, replace=False))
+        began = time.perf_counter()
+        batch = train.batch(rows)
+        middle = time.perf_counter()
+
+        def loss(network: torch.nn.Module, values: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(network(values[0]), values[1], reduction="none")
+
+        clipped_gradient(model, loss, batch, clip_norm=1.0)
+        load.append((middle - began) / 32 * 1e3)
+        step.append((time.perf_counter() - middle) / 32 * 1e3)
+    # The first tunes kernels and maps pages.
+    return {
+        "load_ms_per_image": round(float(np.median(load[1:])), 3),
+        "step_ms_per_image": round(float(np.median(step[1:])), 3),
+    }
+
+
+def main() -> None:
+    """Measure and write the record."""
+    import torch
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with chest-xray-pneumonia-224.zip")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/records/ingest.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    with tempfile.TemporaryDirectory() as name:
+        room = Path(name)
+        small = unpack(arguments.data / "chest-xray-pneumonia-224.zip", room / "small")
+        record: dict[str, Any] = {
+            "date": time.strftime("%Y-%m-%d"),
+            "cpu_count": os.cpu_count(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pillow": __import__("PIL").__version__,
+            "load_average_before": round(os.getloadavg()[0], 2),
+            "as_shared_224": read_in(small, room / "cache"),
+            "training_resnet9_224_batch_32": loading(small),
+            "size_of_originals": read_in(enlarge(small, room / "large"), room / "cache"),
+        }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()
