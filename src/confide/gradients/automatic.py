@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 
-from confide.errors import ConfideError, UnsupportedLayerError
-from confide.gradients.bookkeeping import Unsupported, agrees, by_bookkeeping
+from confide.errors import ConfideError
+from confide.gradients.bookkeeping import Unsupported, by_bookkeeping
 from confide.gradients.fallback import Method, Part, by_loop, by_vmap
 from confide.gradients.reference import Loss
+from confide.gradients.scrutiny import scrutinised
 from confide.gradients.units import Clip, Units
 
 _log = logging.getLogger("confide.gradients")
@@ -23,10 +23,12 @@ _log = logging.getLogger("confide.gradients")
 
 @dataclass(frozen=True)
 class Choice:
-    """How one model is taken, and why not faster."""
+    """How one model is taken, why not faster, and which doubts a check against the oracle has settled."""
 
     method: Method
     reasons: tuple[str, ...]
+    settled: frozenset[str]
+    judged: bool
 
 
 _choices: weakref.WeakKeyDictionary[nn.Module, Choice] = weakref.WeakKeyDictionary()
@@ -39,7 +41,10 @@ def automatic(
     known = _choices.get(model)
     if known is not None:
         try:
-            return known.method(model, loss, batch, units, clip), known.reasons
+            part = known.method(model, loss, batch, units, clip)
+            if known.settled.issuperset(part.doubts) and (known.judged or units.count < 2):
+                return part, known.reasons
+            _choices.pop(model)  # an axis is taken to be the batch where it was not before: check again
         except Unsupported:
             _choices.pop(model)  # the model was changed, or is used in another way now
     return _choose(model, loss, batch, units, clip)
@@ -62,24 +67,29 @@ def _choose(
                 continue
             reasons.append(f"not book-keeping: {error.reason}")
             break
-        if part.doubts and not agrees(method, model, loss, _few(batch, units), _few_units(units), clip):
-            reasons.append(f"not book-keeping: a check against the oracle failed ({part.doubts[0]})")
+        if not scrutinised(method, model, loss, batch, units, clip):
+            doubt = part.doubts[0] if part.doubts else "norms differ"
+            reasons.append(f"not book-keeping: a check against the oracle failed ({doubt})")
             break
-        return _decide(model, method, part, reasons)
+        return _decide(model, method, part, reasons, units)
     try:
         part = by_vmap(model, loss, batch, units, clip)
         reasons.append("vmap of the whole model")
-        return _decide(model, by_vmap, part, reasons)
+        return _decide(model, by_vmap, part, reasons, units)
     except ConfideError:
         raise
     except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
         reasons.append(f"not vmap: {' '.join(str(error).split())[:160]}")
     reasons.append("one sample at a time")
-    return _decide(model, by_loop, by_loop(model, loss, batch, units, clip), reasons)
+    return _decide(model, by_loop, by_loop(model, loss, batch, units, clip), reasons, units)
 
 
-def _decide(model: nn.Module, method: Method, part: Part, reasons: list[str]) -> tuple[Part, tuple[str, ...]]:
-    choice = Choice(method, tuple(reasons))
+def _decide(
+    model: nn.Module, method: Method, part: Part, reasons: list[str], units: Units
+) -> tuple[Part, tuple[str, ...]]:
+    # One unit alone shows nothing about mixing: the next batch with two is judged.
+    judged = units.count > 1
+    choice = Choice(method, tuple(reasons), frozenset(part.doubts if judged else ()), judged)
     _choices[model] = choice
     if reasons:
         _log.warning("%s: %s", type(model).__name__, "; ".join(reasons))
@@ -94,41 +104,3 @@ def _owner(model: nn.Module, parameters: tuple[int, ...]) -> str | None:
         if name and leaf and any(id(p) in wanted for p in module.parameters(recurse=False)):
             return name
     return None
-
-
-def _few_rows(units: Units) -> Tensor:
-    """Rows of the first two units."""
-    return (units.index < 2).nonzero()[:, 0]
-
-
-def _few(batch: Any, units: Units) -> Any:
-    rows = _few_rows(units)
-    return tree_map(lambda leaf: leaf[rows.to(leaf.device)] if isinstance(leaf, Tensor) else leaf, batch)
-
-
-def _few_units(units: Units) -> Units:
-    index = units.index[_few_rows(units)]
-    return Units.of(index, len(index), index.device)
-
-
-_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
-
-
-def refuse_mixing(model: nn.Module) -> None:
-    """Refuse layers known to mix samples or to keep un-noised statistics, before anything runs.
-
-    Raises:
-        UnsupportedLayerError: Names the layer and the remedy.
-    """
-    for name, layer in model.named_modules():
-        if isinstance(layer, _BATCH_NORMS) and (layer.training or not layer.track_running_stats):
-            raise UnsupportedLayerError(
-                f"layer {name!r} is {type(layer).__name__}: it mixes the samples of a batch, so no per-sample gradient exists",
-                remedy="confide.repair(model) replaces it by GroupNorm; or call .eval() on it to freeze its statistics.",
-            )
-        keeps = isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.track_running_stats
-        if keeps and layer.training:
-            raise UnsupportedLayerError(
-                f"layer {name!r} is {type(layer).__name__} with running statistics, which would leave the model un-noised",
-                remedy="confide.repair(model) switches them off.",
-            )

@@ -17,14 +17,13 @@ from torch.autograd.graph import _engine_run_backward  # pyright: ignore[reportP
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointError
 
-from confide.errors import UnsupportedLayerError
 from confide.gradients.captures import Capture, Instantiated, combined
-from confide.gradients.fallback import Method, Part, by_loop
+from confide.gradients.fallback import Part
 from confide.gradients.layers import own_rules
 from confide.gradients.recorder import Recorder, Unsupported
 from confide.gradients.reference import Loss, check_losses, trainable
 from confide.gradients.rules import OPS
-from confide.gradients.units import Clip, Units
+from confide.gradients.units import Clip, Units, refuse_non_finite
 
 __all__ = ["Unsupported", "by_bookkeeping"]
 
@@ -39,10 +38,11 @@ def by_bookkeeping(
 
     Raises:
         Unsupported: If an operation on a parameter has no rule.
-        UnsupportedLayerError: If a layer mixes samples or changes a buffer.
+        UnsupportedLayerError: If a layer mixes samples.
     """
     recorder, losses = record(model, loss, batch, units, by_vmap)
-    return _finish(recorder, trainable(model), losses, clip)
+    with torch.no_grad():
+        return _finish(recorder, trainable(model), losses, clip)
 
 
 def record(
@@ -52,7 +52,7 @@ def record(
     parameters = trainable(model)
     rows = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
     recorder = Recorder(OPS, units, list(parameters.values()), rows)
-    with own_rules(model, recorder, by_vmap), _unchanged_buffers(model), recorder, torch.enable_grad():
+    with own_rules(model, recorder, by_vmap), recorder, torch.enable_grad():
         losses = check_losses(loss(model, batch), len(units.index))
         if losses.requires_grad:
             # Weighted by one over a unit's rows, gradients of rows add up to the unit's mean.
@@ -88,21 +88,6 @@ def _spared(parameters: dict[str, nn.Parameter]) -> Iterator[None]:
             parameter.grad = before[name]
 
 
-@contextmanager
-def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
-    """Refuse a forward pass that changes a buffer: it would keep un-noised traces of the batch."""
-    before = {name: (buffer, buffer._version) for name, buffer in model.named_buffers()}
-    yield
-    for name, buffer in model.named_buffers():
-        known = before.get(name)
-        if known is None or known[0] is not buffer or known[1] != buffer._version:
-            raise UnsupportedLayerError(
-                f"the buffer {name!r} changes in a training forward pass",
-                why="It would carry un-noised traces of the batch out of the mechanism.",
-                remedy="confide.repair(model), or call .eval() on its layer.",
-            )
-
-
 def _finish(recorder: Recorder, parameters: dict[str, nn.Parameter], losses: Tensor, clip: Clip) -> Part:
     """From recorded uses to norms, factors and sums."""
     uses = _through_derived(recorder, parameters)
@@ -111,9 +96,7 @@ def _finish(recorder: Recorder, parameters: dict[str, nn.Parameter], losses: Ten
     for column, name in enumerate(parameters):
         if name in uses:
             squared[:, column] = uses[name].squared_norms()
-    # A non-finite loss gives its unit a non-finite norm, even where no gradient flows.
-    finite = recorder.units.sum_rows((~torch.isfinite(losses)).double()) == 0
-    squared[:, 0] = torch.where(finite, squared[:, 0], torch.full_like(squared[:, 0], torch.nan))
+    refuse_non_finite(squared, losses, recorder.units)
     norms, factors, each = clip(squared)
     bad = (factors == 0).all(1).nonzero()[:, 0]
     sums: dict[str, Tensor] = {}
@@ -153,22 +136,3 @@ def _through_derived(recorder: Recorder, parameters: dict[str, nn.Parameter]) ->
                 found.setdefault(name, []).append(Instantiated(gradient))
     recorder.captures.clear()
     return {name: combined(captures) for name, captures in found.items()}
-
-
-def agrees(method: Method, model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) -> bool:
-    """Whether book-keeping gives the oracle's per-unit norms on a few rows, with all randomness switched off.
-
-    For models in which an axis was taken to be the batch by its length. The answer stays in this process.
-    """
-    modes = {module: module.training for module in model.modules()}
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.training = False
-    try:
-        ours = method(model, loss, batch, units, clip)
-        theirs = by_loop(model, loss, batch, units, clip)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    scale = theirs.norms.abs().max().clamp_min(1e-12)
-    return bool(((ours.norms - theirs.norms).abs() <= 1e-3 * scale).all())

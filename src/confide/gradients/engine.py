@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from confide.errors import InputError, UnsupportedLayerError
-from confide.gradients.automatic import automatic, refuse_mixing
+from confide.gradients.automatic import automatic
 from confide.gradients.bookkeeping import Unsupported, by_bookkeeping
 from confide.gradients.fallback import Method, Part, by_loop, by_vmap
 from confide.gradients.reference import Loss, batch_length, trainable
+from confide.gradients.scrutiny import refuse_mixing, unchanged_buffers
 from confide.gradients.units import Clip, Clipping, Units
 
 Run = Callable[[nn.Module, Loss, Any, Units, Clip], tuple[Part, tuple[str, ...]]]
@@ -105,9 +106,11 @@ def clipped_gradient(
     # A method may rely on the rows of a unit standing together.
     sorted_already = owners.distinct or bool((owners.index[1:] >= owners.index[:-1]).all())
     if whole and sorted_already:
-        part, why = run(model, loss, batch, owners, clip)
+        with unchanged_buffers(model):
+            part, why = run(model, loss, batch, owners, clip)
         return ClippedGradient(part.sums, part.norms, part.losses, part.factors, why)
-    return _in_parts(run, model, loss, batch, owners, clip, physical_batch_size or rows)
+    with unchanged_buffers(model):
+        return _in_parts(run, model, loss, batch, owners, clip, physical_batch_size or rows)
 
 
 def _in_parts(
@@ -119,7 +122,10 @@ def _in_parts(
     chunks = owners.chunks(most)
     for chunk in chunks:
         piece = tree_map(
-            lambda leaf, chunk=chunk: leaf[chunk.to(leaf.device)] if isinstance(leaf, Tensor) else leaf, batch
+            lambda leaf, chunk=chunk: (
+                leaf.detach()[chunk.to(leaf.device)] if isinstance(leaf, Tensor) else leaf
+            ),
+            batch,
         )
         part, why = run(model, loss, piece, Units.of(owners.index[chunk], len(chunk), chunk.device), clip)
         reasons |= dict.fromkeys(why)

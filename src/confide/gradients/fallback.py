@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from confide.gradients.reference import Loss, loop_gradients, trainable, vmap_gradients
-from confide.gradients.units import Clip, Units, squared_norms, without_rows
+from confide.gradients.units import Clip, Units, refuse_non_finite, squared_norms, without_rows
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Part:
 Method = Callable[[nn.Module, Loss, Any, Units, Clip], Part]
 
 
-def clip_stacked(gradients: dict[str, Tensor], losses: Tensor, clip: Clip) -> Part:
+def clip_stacked(gradients: dict[str, Tensor], losses: Tensor, units: Units, clip: Clip) -> Part:
     """Clip and sum gradients that are already there: name -> (U, *shape). Consumes them."""
     squared = torch.stack([squared_norms(value) for value in gradients.values()], 1)
+    refuse_non_finite(squared, losses, units)
     norms, factors, each = clip(squared)
     # 0·∞ is NaN: the rows of a unit that must contribute nothing are zeroed, not only weighted by zero.
     bad = (factors == 0).all(1).nonzero()[:, 0]
@@ -53,7 +54,7 @@ def by_vmap(model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) 
             name: units.sum_rows(value * weights.to(value.dtype).view(-1, *[1] * (value.dim() - 1)))
             for name, value in gradients.items()
         }
-    return clip_stacked(gradients, losses, clip)
+    return clip_stacked(gradients, losses, units, clip)
 
 
 def by_loop(model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) -> Part:
@@ -65,6 +66,7 @@ def by_loop(model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) 
     losses: list[Tensor] = []
     weights, index = units.row_weights.tolist(), units.index.tolist()
     unit: dict[str, Tensor] = {}
+    begin = 0
     for row, (gradients, value) in enumerate(loop_gradients(model, loss, batch)):
         losses.append(value)
         if not unit:
@@ -72,7 +74,10 @@ def by_loop(model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) 
         torch._foreach_add_(list(unit.values()), list(gradients.values()), alpha=weights[row])
         if row + 1 < len(index) and index[row + 1] == index[row]:
             continue
-        part = clip_stacked({name: g[None] for name, g in unit.items()}, value[None], clip)
+        mine = torch.stack(losses[begin:])
+        one = Units(mine.new_zeros(len(mine), dtype=torch.int64), 1, len(mine) == 1)
+        part = clip_stacked({name: g[None] for name, g in unit.items()}, mine, one, clip)
+        begin = row + 1
         torch._foreach_add_(list(sums.values()), list(part.sums.values()))
         norms.append(part.norms)
         factors.append(part.factors)

@@ -177,7 +177,9 @@ def conv_norms(x: Tensor, grad: Tensor, shape: ConvShape, kernel: tuple[int, ...
         assert total is not None
         gram = total
     outer = torch.bmm(g.transpose(1, 2), g)
-    return (gram.reshape(len(x), -1).double() * outer.view(len(x), -1).double()).sum(1)
+    positions = outer.shape[1]
+    # Rows in the tensors' own dtype, then float64: a float64 copy of both Gram matrices would cost more than they did.
+    return outer.mul_(gram.reshape(len(x), positions, positions)).sum(2).double().sum(1)
 
 
 def conv_total(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape) -> Tensor:

@@ -61,10 +61,16 @@ class OwnRule(torch.autograd.Function):
             backward: list[Tensor | None] = [None] * len(leaves)
             if wanted:
                 with torch.enable_grad():
-                    found = iter(torch.autograd.grad(ctx.run(*leaves), wanted, grads[0]))
-                backward = [next(found) if x.requires_grad else None for x in leaves]
+                    each = iter(torch.autograd.grad(ctx.run(*leaves), wanted, grads[0]))
+                backward = [next(each) if x.requires_grad else None for x in leaves]
             parameters = dict(ctx.layer.named_parameters())
-            for name, values in ctx.handler(ctx.layer, inputs, grads[0]).items():
+            # The handler may call the layer itself, and means the original.
+            recorder.aside = True
+            try:
+                found = ctx.handler(ctx.layer, inputs, grads[0])
+            finally:
+                recorder.aside = False
+            for name, values in found.items():
                 recorder.record(parameters[name], Instantiated(recorder.units.sum_rows(values)))
         return (None, None, None, None, None, *backward)
 
@@ -73,6 +79,8 @@ def _wrapped(recorder: Recorder, layer: nn.Module, handler: LayerRule) -> Any:
     run = layer.forward
 
     def forward(*inputs: Any, **kwargs: Any) -> Any:
+        if recorder.aside:
+            return run(*inputs, **kwargs)
         plain = not kwargs and all(isinstance(x, Tensor) and recorder.is_rows(x) for x in inputs)
         if not plain or any(len(x) != recorder.batch for x in inputs):
             raise Unsupported(

@@ -68,6 +68,7 @@ class Recorder(TorchFunctionMode):
         self._rows: dict[int, weakref.ref[Tensor]] = {}
         self._axes: dict[int, int] = {}
         self.replaying = False
+        self.aside = False
         # Functions get weights detached, lest the backward pass walk (and free) the graph of derived tensors; this
         # leaf makes their outputs require a gradient even where the input does not.
         self.anchor = torch.zeros((), requires_grad=True)
@@ -180,7 +181,7 @@ class Recorder(TorchFunctionMode):
         if length == self.batch:
             return value
         if length and length % self.batch == 0:
-            self.doubtful.add(f"{what}: {length} rows are taken to be {length // self.batch} for each sample")
+            self.doubtful.add(f"{what}: rows are taken to stand together by sample")
             return value.unflatten(0, (self.batch, length // self.batch))
         raise Unsupported(
             f"{what} on a tensor of shape {tuple(value.shape)}, which does not start with the batch"

@@ -132,7 +132,7 @@ def loop_gradients(model: nn.Module, loss: Loss, batch: Any) -> Iterator[tuple[d
     parameters = trainable(model)
     for row in range(batch_length(batch)):
         part = tree_map(
-            lambda leaf, row=row: leaf[row : row + 1] if isinstance(leaf, Tensor) else leaf, batch
+            lambda leaf, row=row: leaf.detach()[row : row + 1] if isinstance(leaf, Tensor) else leaf, batch
         )
         with torch.enable_grad():
             value = check_losses(loss(model, part), 1)[0]

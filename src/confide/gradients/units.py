@@ -109,6 +109,12 @@ class Clip:
         return squared.sum(1).sqrt(), factors, factors[:, self._groups]
 
 
+def refuse_non_finite(squared: Tensor, losses: Tensor, units: Units) -> None:
+    """In place: a non-finite loss (B,) gives its unit a non-finite norm (U, P), even where no gradient flows."""
+    finite = units.sum_rows((~torch.isfinite(losses)).double()) == 0
+    squared[:, 0] = torch.where(finite, squared[:, 0], torch.full_like(squared[:, 0], torch.nan))
+
+
 def squared_norms(values: Tensor) -> Tensor:
     """Squared L2 norm of each row (U, ...) -> (U,) in float64.
 

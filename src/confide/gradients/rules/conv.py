@@ -52,7 +52,7 @@ class Convolution(torch.autograd.Function):
             recorder: Recorder = ctx.recorder
             shape: ConvShape = ctx.shape
             weight: Tensor = ctx.weight
-            x, grad = matched(x, grads[0])
+            x, grad = matched(x.detach(), grads[0])
             need = None
             if ctx.needs_input_grad[2]:
                 need = shape.backward(grad, x, weight.detach().to(x.dtype), (True, False))[0]

@@ -26,7 +26,7 @@ def per_sample(
         raise Unsupported(f"a parameter of shape {tuple(value.shape)} meets {length} rows", (id(origin),))
     copies = PerSample.apply(recorder, recorder.anchor, aligned.detach(), [origin])
     if length != recorder.batch:
-        recorder.doubtful.add(f"{length} rows are taken to be {length // recorder.batch} for each sample")
+        recorder.doubtful.add("rows are taken to stand together by sample")
         copies = copies.repeat_interleave(length // recorder.batch, 0)
     return copies
 
@@ -73,7 +73,7 @@ def expanded(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
         return out
     if recorder.batch > 1:
         recorder.doubtful.add(
-            f"a parameter copied {recorder.batch} times is taken to be copied for each sample"
+            "a parameter copied as often as there are rows is taken to be copied for each sample"
         )
     aligned = value.reshape(*[1] * (out.dim() - value.dim()), *value.shape)
     copies = PerSample.apply(recorder, recorder.anchor, aligned.detach(), [value])

@@ -67,7 +67,7 @@ class Linear(torch.autograd.Function):
                     if x.dim() > 2 or len(x) != recorder.batch
                     else grad[:, None]
                 )
-                _record(recorder, *matched(rows, outs), weight, bias)
+                _record(recorder, *matched(rows.detach(), outs), weight, bias)
         return None, None, need, None
 
 

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The choice of kernels: every candidate is timed, choices are kept, a damaged cache is no choice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from confide.gradients import tuning
+from confide.gradients.kernels import KERNELS, ConvShape
+from confide.gradients.units import squared_norms
+
+SHAPE = ConvShape((1, 1), (1, 1), (1, 1), (0, 0), False, 1)
+ARGUMENTS = (torch.zeros(4, 3, 6, 6), torch.zeros(4, 5, 6, 6), torch.zeros(5, 3, 3, 3), SHAPE)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "kernels.json"
+    monkeypatch.setenv("CONFIDE_KERNELS", "tune")
+    monkeypatch.setattr(tuning, "_file", lambda: path)
+    monkeypatch.setattr(tuning, "_chosen", {})
+    monkeypatch.setattr(tuning, "_loaded", [])
+    return path
+
+
+def test_every_candidate_is_timed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    work = tuning._work
+    monkeypatch.setattr(tuning, "_work", lambda name, *rest: (seen.append(name), work(name, *rest)))
+    chosen = tuning.choose_kernel(*ARGUMENTS, ghost_allowed=True)
+    assert set(seen) == set(tuning._candidates(*ARGUMENTS, True)) >= {"loop", "unfold", "shift", "group"}
+    assert chosen in seen
+    seen.clear()
+    assert tuning.choose_kernel(*ARGUMENTS, ghost_allowed=True) == chosen
+    assert not seen
+    assert list(json.loads(cache.read_text()).values()) == [chosen]
+
+
+def test_a_damaged_cache_is_no_choice(cache: Path) -> None:
+    for text in ("{", "[1]", '{"x": "nonsense"}'):
+        cache.write_text(text)
+        assert tuning._load() == {}
+
+
+def test_timing_leaves_the_random_numbers_alone(cache: Path) -> None:
+    state = torch.get_rng_state()
+    tuning.choose_kernel(*ARGUMENTS, ghost_allowed=True)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", [*KERNELS, "ghost"])
+def test_a_named_kernel_is_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONFIDE_KERNELS", name)
+    assert tuning.choose_kernel(*ARGUMENTS, ghost_allowed=True) == name
+    assert tuning.choose_kernel(*ARGUMENTS, ghost_allowed=False) == ("loop" if name == "ghost" else name)
+
+
+def test_a_long_float32_norm_keeps_its_digits() -> None:
+    """600,000 equal coordinates: one float32 sum loses 1e-5 here."""
+    values = torch.full((1, 600_000), 0.1)
+    exact = 600_000 * float(values[0, 0]) ** 2
+    assert abs(float(squared_norms(values)) / exact - 1) < 1e-6
