@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The oracle of the gradient tests: one sample at a time by ordinary `backward`, clipped by hand in Python floats."""
+"""The oracle of the gradient tests: one sample at a time by `backward`, clipped by hand in Python floats."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def squares(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def one_by_one(
     model: nn.Module, loss: Loss, batch: tuple[Tensor, ...], bound: float | None, units: list[int]
 ) -> tuple[dict[str, Tensor], Tensor, float]:
-    """Clipped sums, norms (U,), and the clip norm: given, or 0.9 of the median, so that both cases occur."""
+    """Clipped sums, norms (U,), and the clip norm: given, or 0.9 of the median, so both cases occur."""
     model = copy.deepcopy(model)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     rows = []

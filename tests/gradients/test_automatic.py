@@ -60,6 +60,7 @@ class BatchSecond(nn.Module):
         return y.transpose(0, 1)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # of vmap
 @pytest.mark.parametrize(
     ("build", "shape", "last"),
     [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of `clipped_gradient`: bad input, non-finite units, precision, and that it leaves nothing behind."""
+"""The contract of `clipped_gradient`: bad input, non-finite units, precision, nothing left behind."""
 
 from __future__ import annotations
 

@@ -59,6 +59,7 @@ def _choose(
         method = partial(by_bookkeeping, by_vmap=frozenset(by_layer)) if by_layer else by_bookkeeping
         try:
             part = method(model, loss, batch, units, clip)
+            right = scrutinised(method, model, loss, batch, units, clip)
         except Unsupported as error:
             layer = _owner(model, error.parameters)
             if layer is not None and layer not in by_layer:
@@ -67,7 +68,7 @@ def _choose(
                 continue
             reasons.append(f"not book-keeping: {error.reason}")
             break
-        if not scrutinised(method, model, loss, batch, units, clip):
+        if not right:
             doubt = part.doubts[0] if part.doubts else "norms differ"
             reasons.append(f"not book-keeping: a check against the oracle failed ({doubt})")
             break

@@ -28,7 +28,7 @@ from confide.gradients.automatic import automatic
 from confide.gradients.bookkeeping import Unsupported, by_bookkeeping
 from confide.gradients.fallback import Method, Part, by_loop, by_vmap
 from confide.gradients.reference import Loss, batch_length, trainable
-from confide.gradients.scrutiny import refuse_mixing, unchanged_buffers
+from confide.gradients.scrutiny import refuse_mixing, unchanged_buffers, uncompiled
 from confide.gradients.units import Clip, Clipping, Units
 
 Run = Callable[[nn.Module, Loss, Any, Units, Clip], tuple[Part, tuple[str, ...]]]
@@ -106,10 +106,10 @@ def clipped_gradient(
     # A method may rely on the rows of a unit standing together.
     sorted_already = owners.distinct or bool((owners.index[1:] >= owners.index[:-1]).all())
     if whole and sorted_already:
-        with unchanged_buffers(model):
+        with unchanged_buffers(model), uncompiled():
             part, why = run(model, loss, batch, owners, clip)
         return ClippedGradient(part.sums, part.norms, part.losses, part.factors, why)
-    with unchanged_buffers(model):
+    with unchanged_buffers(model), uncompiled():
         return _in_parts(run, model, loss, batch, owners, clip, physical_batch_size or rows)
 
 

@@ -30,7 +30,12 @@ def vmap_rule(layer: nn.Module, inputs: tuple[Any, ...], grad_output: Tensor) ->
 
         return vjp(run, values)[1](grad[None])[0]
 
-    return vmap(one, randomness="different")(tuple(x.detach() for x in inputs), grad_output)
+    try:
+        return vmap(one, randomness="different")(tuple(x.detach() for x in inputs), grad_output)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        raise Unsupported(
+            f"vmap cannot run {type(layer).__name__}: {' '.join(str(error).split())[:120]}"
+        ) from None
 
 
 class OwnRule(torch.autograd.Function):
@@ -82,7 +87,7 @@ def _wrapped(recorder: Recorder, layer: nn.Module, handler: LayerRule) -> Any:
         if recorder.aside:
             return run(*inputs, **kwargs)
         plain = not kwargs and all(isinstance(x, Tensor) and recorder.is_rows(x) for x in inputs)
-        if not plain or any(len(x) != recorder.batch for x in inputs):
+        if not plain or any(len(x) != recorder.batch or recorder.axis(x) for x in inputs):
             raise Unsupported(
                 f"{type(layer).__name__} was called with other arguments than rows of the batch"
             )

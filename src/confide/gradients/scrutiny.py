@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -59,6 +60,16 @@ def unchanged_buffers(model: nn.Module) -> Iterator[None]:
                 why="It would carry un-noised traces of the batch out of the mechanism.",
                 remedy="confide.repair(model), or call .eval() on its layer.",
             )
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Within, parts of a model under `torch.compile` run as written: a compiled graph hides its operations."""
+    if "torch._dynamo" not in sys.modules:  # nothing can be compiled, and importing it takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) -> bool:

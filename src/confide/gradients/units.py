@@ -142,5 +142,5 @@ def _accumulate(values: Tensor) -> torch.dtype:
 
 
 def without_rows(values: Tensor, rows: Tensor) -> Tensor:
-    """In place: zero the given rows (bad,) of values (U, ...). The same call for none and for many."""
-    return values.index_fill_(0, rows, 0.0)
+    """In place where it can: zero the given rows (bad,) of values (U, ...). The same call for none and for many."""
+    return values.contiguous().index_fill_(0, rows, 0.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linear, normalising, embedding and attention layers, and parameters outside of leaf layers, one sample at a time."""
+"""Linear, normalising, embedding and attention layers, and parameters outside of leaf layers."""
 
 from __future__ import annotations
 
@@ -135,6 +135,7 @@ def test_book_keeping_is_exact(case: str, agrees: Any) -> None:
     assert out.fallbacks == ()
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # of vmap
 @pytest.mark.parametrize("method", ["vmap", "loop", "auto"])
 @pytest.mark.parametrize("case", ["class token and places", "partly frozen, partly unused", "tied weights"])
 def test_other_methods(case: str, method: str, agrees: Any) -> None:
