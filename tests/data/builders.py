@@ -86,7 +86,7 @@ def volume(array: np.ndarray) -> bytes:
 def pairs(folder: Path, mask: Image.Image | None) -> Path:
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
-        for i in range(12):
+        for i in range(30):
             picture = (
                 grey() if name == "images" else Image.fromarray((noise(40, 40) > 127).astype(np.uint8) * 255)
             )

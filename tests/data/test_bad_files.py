@@ -148,6 +148,7 @@ TABLES: dict[str, tuple[str | bytes, str]] = {
     "empty label": (HEAD + ROWS.replace("3.png,1", "3.png,"), "line 5 has no label"),
     "empty name": (HEAD + ROWS.replace("3.png", ""), "line 5 has no image"),
     "unknown split": (HEAD + ROWS.replace("val", "holdout"), "holdout"),
+    "labels are measurements": (HEAD + ROWS.replace("3.png,1", "3.png,0.7"), "measurements"),
     "ragged": (HEAD + ROWS + "1.png,1\n", "more or fewer cells"),
     "no label column": ((HEAD + ROWS).replace("label", "finding"), "no column for the label"),
     "no image column": ((HEAD + ROWS).replace("image", "picture"), "no column for the image"),
@@ -164,6 +165,16 @@ def test_a_bad_table_stops(kind: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="set") as caught:
         load(folder, size=16)
     assert words in str(caught.value)
+
+
+def test_bad_lines_can_be_skipped_and_are_listed(tmp_path: Path) -> None:
+    more = "9.png,1,p9,train\n0.png,0,p0,train\n3.png,1,,val\n"
+    splits = load(table_set(tmp_path / "set", HEAD + ROWS + more), size=16, skip_bad=True)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (2, 2, 2)
+    reasons = ["line 8 names a file that is not there", "line 9 names an image for the second time"]
+    assert [why for _, why in splits.bad][:2] == reasons
+    assert len(splits.bad) == 3
+    assert all(where.endswith("labels.csv") for where, _ in splits.bad)
 
 
 def zipped(members: dict[str, bytes], change: Callable[[zipfile.ZipInfo], None] | None = None) -> bytes:
@@ -299,6 +310,9 @@ def test_a_bad_mask_stops(mask: Image.Image | None, words: str, tmp_path: Path) 
     folder = pairs(tmp_path / "set", mask)
     with pytest.raises(DataError, match=words):
         load(folder, size=16)
+    splits = load(folder, size=16, skip_bad=True)
+    assert len(splits.bad) == 1 and words in splits.bad[0][1]
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 30
 
 
 def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path, own_folders: Path) -> None:

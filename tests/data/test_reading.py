@@ -265,6 +265,28 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, own_folders: Path) -> Non
     assert len(load(folder, size=16).train) == 12
 
 
+def test_a_set_of_ones_own_is_named_by_a_keyed_digest(tmp_path: Path, own_folders: Path) -> None:
+    import hashlib
+
+    arrays = {
+        f"{s}_{k}": np.zeros((4, 6, 6) if k == "images" else (4, 1), np.uint8)
+        for s in ("train", "val", "test")
+        for k in ("images", "labels")
+    }
+    np.savez(tmp_path / "own.npz", **arrays)  # pyright: ignore[reportArgumentType]
+    first = load(tmp_path / "own.npz").fingerprint
+    assert first == load(tmp_path / "own.npz").fingerprint
+    assert hashlib.sha256((tmp_path / "own.npz").read_bytes()).hexdigest() not in first
+    (own_folders / "project.key").unlink()
+    assert load(tmp_path / "own.npz").fingerprint != first
+    assert load("pneumoniamnist").fingerprint == load("pneumoniamnist").info.sha256
+
+
+def test_the_cache_is_for_its_owner(tmp_path: Path, own_folders: Path) -> None:
+    load(good_folder(tmp_path / "set"), size=16)
+    assert (own_folders / "cache").stat().st_mode & 0o077 == 0
+
+
 def test_near_duplicates_are_found(tmp_path: Path) -> None:
     folder = good_folder(tmp_path / "set")
     twin = np.asarray(Image.open(folder / "train" / "ill" / "train-ill-3.png")).astype(int)

@@ -88,10 +88,11 @@ class EntryWriter:
         self._folder = root / f"{digest}.{os.getpid()}.part"
         self._files: dict[str, BinaryIO] = {}
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            # Decoded images of patients are for their owner's eyes.
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
             _sweep(root)
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir()
+            self._folder.mkdir(mode=0o700)
             for name in ("images", "targets"):
                 self._files[name] = (self._folder / f"{name}.bin").open("wb")
         except OSError as error:

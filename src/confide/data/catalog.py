@@ -135,7 +135,7 @@ def load(
         path, known = stored
     if path.suffix == ".npz":
         return _load_npz(path, known, unit, size)
-    info, listing, source = _listing(path, known, patients, channels)
+    info, listing, source = _listing(path, known, patients, channels, skip_bad)
     if any("#" in (record.mask or "") for record in listing.records[:1]):
         source = VolumeSlices(source, window, len(listing.classes))
     chosen = _choose_unit(info, unit, path)
@@ -195,7 +195,7 @@ def absent(name: str, size: int | None = None) -> DataError:
 
 
 def _listing(
-    path: Path, known: DatasetInfo | None, patients: str | None, channels: int | None
+    path: Path, known: DatasetInfo | None, patients: str | None, channels: int | None, skip_bad: bool
 ) -> tuple[DatasetInfo, Listing, Source]:
     source = open_source(path)
     if known:
@@ -206,7 +206,9 @@ def _listing(
         )
         return info, LAYOUTS[known.layout](source), source
     decathlon = any("imagesTr" in name and is_volume(name) for name in source.names())
-    listing = list_decathlon(source) if decathlon else list_folder(source, patients=patients)
+    listing = (
+        list_decathlon(source) if decathlon else list_folder(source, patients=patients, skip_bad=skip_bad)
+    )
     channels = 1 if decathlon else channels
     title = f"{path.name}, a data set of one's own"
     units = listing.units
@@ -256,7 +258,9 @@ def _load_npz(
             f"holds {splits['train'].images.shape[1]} channels, not {info.channels}", where=str(path)
         )
     public = _public(info, splits["train"], chosen)
-    return DataSplits(splits["train"], splits["validation"], splits["test"], info, fingerprint(path), public)
+    # A plain hash would let whoever knows all images but one check a guess at that one.
+    named = fingerprint(path) if known else f"keyed:{_keyed(path)}"
+    return DataSplits(splits["train"], splits["validation"], splits["test"], info, named, public)
 
 
 def _choose_unit(info: DatasetInfo, unit: PrivacyUnit | None, path: Path) -> PrivacyUnit:
@@ -292,6 +296,14 @@ def _image_set(raw: RawSplit, info: DatasetInfo, split: str, unit: PrivacyUnit) 
         assert raw.groups is not None
         index = np.unique(raw.groups, return_inverse=True)[1].astype(np.int64)
     return ImageSet(raw.images, raw.labels, index, unit, replace(info), split)
+
+
+def _keyed(path: Path) -> str:
+    digest = hashlib.blake2b(key=project_key(), digest_size=24, person=b"confide file")
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=16)

@@ -22,7 +22,7 @@ _SPLITS = {
 }
 
 
-def list_folder(source: Source, *, patients: str | None = None) -> Listing:
+def list_folder(source: Source, *, patients: str | None = None, skip_bad: bool = False) -> Listing:
     """What is in a folder.
 
     One `.csv` or `.tsv` at the top: see `confide.data.table`. Else `images/` and `masks/` with files of
@@ -31,6 +31,7 @@ def list_folder(source: Source, *, patients: str | None = None) -> Listing:
 
     Args:
         patients: A regular expression with one group that finds the patient's id in a file name.
+        skip_bad: Leave out and list images whose line or mask cannot be used.
 
     Raises:
         DataError: If it is none of these.
@@ -48,7 +49,7 @@ def list_folder(source: Source, *, patients: str | None = None) -> Listing:
             remedy="Leave one.",
         )
     if tables:
-        return list_table(source, tables[0], ("", "images"), None, names=names)
+        return list_table(source, tables[0], ("", "images"), None, names=names, skip_bad=skip_bad)
     images = [name for name in names if name.lower().endswith(SUFFIXES)]
     if not images:
         raise DataError(
@@ -56,7 +57,7 @@ def list_folder(source: Source, *, patients: str | None = None) -> Listing:
         )
     heads = {_head(name, top) for name in images}
     if {"images", "masks"} <= heads:
-        return list_pairs(source, images, top, patients)
+        return list_pairs(source, images, top, patients, skip_bad)
     return _with_dicom_patients(source, list_classes(source, images, top, patients), patients)
 
 
@@ -167,15 +168,21 @@ def list_classes(source: Source, images: list[str], top: tuple[str, ...], patien
     return Listing(records, classes, find_units(pattern is not None, False))
 
 
-def list_pairs(source: Source, images: list[str], top: tuple[str, ...], patients: str | None) -> Listing:
+def list_pairs(
+    source: Source, images: list[str], top: tuple[str, ...], patients: str | None, skip_bad: bool
+) -> Listing:
     """`images/x.*` with `masks/x.*`."""
     masks = {PurePosixPath(name).stem: name for name in images if _head(name, top) == "masks"}
     pattern = _compiled(patients)
     records: list[Record] = []
+    bad: list[tuple[str, str]] = []
     for name in images:
         if _head(name, top) != "images":
             continue
         mask = masks.get(PurePosixPath(name).stem)
+        if mask is None and skip_bad:
+            bad.append((source.where(name), "the image has no mask"))
+            continue
         if mask is None:
             raise DataError(
                 "the image has no mask",
@@ -183,6 +190,5 @@ def list_pairs(source: Source, images: list[str], top: tuple[str, ...], patients
                 remedy="Put a file of its name into masks/.",
             )
         records.append(Record(name, -1, _patient(name, pattern, source.where(name)), None, mask))
-    return Listing(
-        records, ("background", "foreground"), find_units(pattern is not None, False), "segmentation"
-    )
+    units = find_units(pattern is not None, False)
+    return Listing(records, ("background", "foreground"), units, "segmentation", {}, bad)

@@ -96,7 +96,7 @@ def ingest(
         entry = open_entry(digest)
         if entry is None:
             raise DataError("the cache entry just written cannot be read", remedy="Check the disk.")
-    bad = [(source.where(records[row].name), why) for row, why in entry.bad.items()]
+    bad = [*listing.bad, *((source.where(records[row].name), why) for row, why in entry.bad.items())]
     sides, people = sides[order], [people[i] for i in order]
     columns = {name: np.array(values)[order] for name, values in listing.columns.items()}
     splits = _splits(entry, sides, people, info, unit, columns)

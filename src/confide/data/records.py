@@ -34,6 +34,7 @@ class Listing:
 
     Attributes:
         columns: Further columns for tables by subgroup, one value a record.
+        bad: Where and why, for each image that was left out because its line or its mask cannot be used.
     """
 
     records: list[Record] = field(repr=False)
@@ -41,6 +42,7 @@ class Listing:
     units: tuple[PrivacyUnit, ...]
     task: Literal["classification", "segmentation"] = "classification"
     columns: dict[str, list[str]] = field(default_factory=dict[str, list[str]], repr=False)
+    bad: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]], repr=False)
 
 
 def find_units(patients: bool, lesions: bool) -> tuple[PrivacyUnit, ...]:

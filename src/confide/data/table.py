@@ -89,6 +89,7 @@ def list_table(
     classes: tuple[str, ...] | None,
     *,
     names: list[str] | None = None,
+    skip_bad: bool = False,
 ) -> Listing:
     """What a table says of the files of its source.
 
@@ -112,24 +113,52 @@ def list_table(
     below = str(PurePosixPath(name).parent)
     folders = tuple(str(PurePosixPath(below) / folder) for folder in folders)
     units = find_units("patient" in table.columns, "lesion" in table.columns)
-    key = {PrivacyUnit.PATIENT: "patient", PrivacyUnit.LESION: "lesion"}.get(units[0], "")
-    labels = [] if segmentation else [_filled(table, i, "label") for i in range(len(table.rows))]
-    classes = classes or (("background", "foreground") if segmentation else _classes(labels, table.where))
+    if classes is None:
+        labels = [word for i in range(len(table.rows)) if (word := table.value(i, "label"))]
+        classes = ("background", "foreground") if segmentation else _classes(labels, table.where)
     seen: set[str] = set()
     records: list[Record] = []
+    kept: list[int] = []
+    bad: list[tuple[str, str]] = []
     for i in range(len(table.rows)):
-        file = _resolve(_filled(table, i, "image"), folders, files, table, i)
-        if file in seen:
-            raise DataError(
-                f"line {i + 2} names an image for the second time", where=table.where, remedy="Remove it."
-            )
-        seen.add(file)
-        unit = _filled(table, i, key) if key else file
-        label = -1 if segmentation else _label(labels[i], classes, table.where, i)
-        mask = _resolve(_filled(table, i, "mask"), folders, files, table, i) if segmentation else None
-        records.append(Record(file, label, unit, _split(table, i), mask))
-    task = "segmentation" if segmentation else "classification"
-    return Listing(records, classes, units, task, subgroups(table))
+        try:
+            records.append(_record(table, i, folders, files, classes, units[0], seen))
+            kept.append(i)
+        except DataError as error:
+            if not skip_bad:
+                raise
+            bad.append((error.where, error.what))
+    columns = {column: [values[i] for i in kept] for column, values in subgroups(table).items()}
+    return Listing(
+        records, classes, units, "segmentation" if segmentation else "classification", columns, bad
+    )
+
+
+def _record(
+    table: Table,
+    i: int,
+    folders: tuple[str, ...],
+    files: set[str],
+    classes: tuple[str, ...],
+    unit: PrivacyUnit,
+    seen: set[str],
+) -> Record:
+    """One line."""
+    file = _resolve(_filled(table, i, "image"), folders, files, table, i)
+    if file in seen:
+        raise DataError(
+            f"line {i + 2} names an image for the second time", where=table.where, remedy="Remove it."
+        )
+    key = {PrivacyUnit.PATIENT: "patient", PrivacyUnit.LESION: "lesion"}.get(unit, "")
+    owner = _filled(table, i, key) if key else file
+    split = _split(table, i)
+    if "mask" in table.columns:
+        mask = _resolve(_filled(table, i, "mask"), folders, files, table, i)
+        found = Record(file, -1, owner, split, mask)
+    else:
+        found = Record(file, _label(_filled(table, i, "label"), classes, table.where, i), owner, split)
+    seen.add(file)
+    return found
 
 
 def subgroups(table: Table) -> dict[str, list[str]]:
@@ -173,10 +202,21 @@ def _split(table: Table, i: int) -> str | None:
     return _SPLIT_WORDS[word]
 
 
+def _fraction(word: str) -> bool:
+    try:
+        return not word.lstrip("+-").isdecimal() and float(word) is not None
+    except ValueError:
+        return False
+
+
 def _classes(labels: list[str], where: str) -> tuple[str, ...]:
     found = set(labels)
     if len(found) > 1000:
         raise DataError(f"there are {len(found)} different labels", where=where, why="Labels name classes.")
+    if any(_fraction(label) for label in found):
+        raise DataError(
+            "the labels are measurements, not classes", where=where, remedy="Name a class for each image."
+        )
     if all(label.isdecimal() for label in found):
         return tuple(sorted(found, key=int))
     return tuple(sorted(found))
