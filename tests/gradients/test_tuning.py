@@ -14,7 +14,10 @@ from confide.gradients.kernels import KERNELS, ConvShape
 from confide.gradients.units import squared_norms
 
 SHAPE = ConvShape((1, 1), (1, 1), (1, 1), (0, 0), False, 1)
-ARGUMENTS = (torch.zeros(4, 3, 6, 6), torch.zeros(4, 5, 6, 6), torch.zeros(5, 3, 3, 3), SHAPE)
+
+
+def arguments(rows: int = 24) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, ConvShape]:
+    return torch.zeros(rows, 3, 9, 9), torch.zeros(rows, 5, 9, 9), torch.zeros(5, 3, 3, 3), SHAPE
 
 
 @pytest.fixture
@@ -31,13 +34,28 @@ def test_every_candidate_is_timed(cache: Path, monkeypatch: pytest.MonkeyPatch) 
     seen: list[str] = []
     work = tuning._work
     monkeypatch.setattr(tuning, "_work", lambda name, *rest: (seen.append(name), work(name, *rest)))
-    chosen = tuning.choose_kernel(*ARGUMENTS, ghost_allowed=True)
-    assert set(seen) == set(tuning._candidates(*ARGUMENTS, True)) >= {"loop", "unfold", "shift", "group"}
+    chosen = tuning.choose_kernel(*arguments(), ghost_allowed=True)
+    assert set(seen) == set(tuning._candidates(*arguments(), True)) >= {"loop", "unfold", "shift", "group"}
     assert chosen in seen
     seen.clear()
-    assert tuning.choose_kernel(*ARGUMENTS, ghost_allowed=True) == chosen
+    assert tuning.choose_kernel(*arguments(), ghost_allowed=True) == chosen
     assert not seen
     assert list(json.loads(cache.read_text()).values()) == [chosen]
+
+
+def test_sizes_of_poisson_batches_share_a_choice(cache: Path) -> None:
+    for rows in (16, 17, 31, 24):
+        tuning.choose_kernel(*arguments(rows), ghost_allowed=True)
+    assert len(json.loads(cache.read_text())) == 1
+    tuning.choose_kernel(*arguments(32), ghost_allowed=True)
+    assert len(json.loads(cache.read_text())) == 2
+
+
+def test_small_work_and_the_model_are_not_timed(cache: Path) -> None:
+    tuning.choose_kernel(*arguments(1), ghost_allowed=True)
+    with tuning.kernels("model"):
+        tuning.choose_kernel(*arguments(), ghost_allowed=True)
+    assert not cache.exists()
 
 
 def test_a_damaged_cache_is_no_choice(cache: Path) -> None:
@@ -48,15 +66,15 @@ def test_a_damaged_cache_is_no_choice(cache: Path) -> None:
 
 def test_timing_leaves_the_random_numbers_alone(cache: Path) -> None:
     state = torch.get_rng_state()
-    tuning.choose_kernel(*ARGUMENTS, ghost_allowed=True)
+    tuning.choose_kernel(*arguments(), ghost_allowed=True)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("name", [*KERNELS, "ghost"])
 def test_a_named_kernel_is_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONFIDE_KERNELS", name)
-    assert tuning.choose_kernel(*ARGUMENTS, ghost_allowed=True) == name
-    assert tuning.choose_kernel(*ARGUMENTS, ghost_allowed=False) == ("loop" if name == "ghost" else name)
+    assert tuning.choose_kernel(*arguments(), ghost_allowed=True) == name
+    assert tuning.choose_kernel(*arguments(), ghost_allowed=False) == ("loop" if name == "ghost" else name)
 
 
 def test_a_long_float32_norm_keeps_its_digits() -> None:

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from confide.gradients.axes import MOVING, batch_axis
 from confide.gradients.captures import Capture, Instantiated
+from confide.gradients.tuning import kernel_mode
 from confide.gradients.units import Units
 
 
@@ -67,6 +68,7 @@ class Recorder(TorchFunctionMode):
         self._derived: dict[int, Tensor] = {id(p): p for p in parameters}
         self._rows: dict[int, weakref.ref[Tensor]] = {}
         self._axes: dict[int, int] = {}
+        self.kernels = kernel_mode()
         self.replaying = False
         self.aside = False
         # Functions get weights detached, lest the backward pass walk (and free) the graph of derived tensors; this

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 from confide.errors import UnsupportedLayerError
 from confide.gradients.fallback import Method, Part, by_loop
 from confide.gradients.reference import Loss
+from confide.gradients.tuning import kernels
 from confide.gradients.units import Clip, Units
 
 
@@ -87,7 +88,7 @@ def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units:
         lambda leaf: leaf.detach()[rows.to(leaf.device)] if isinstance(leaf, Tensor) else leaf, batch
     )
     theirs_units = Units.of(units.index[rows], len(rows), units.index.device)
-    with torch.random.fork_rng(), _without_dropout(model):
+    with torch.random.fork_rng(), _without_dropout(model), kernels("model"):
         ours = method(model, loss, few, theirs_units, clip)
         once = by_loop(model, loss, few, theirs_units, clip)
         if _close(ours.losses, once.losses) and _close(ours.norms, once.norms):

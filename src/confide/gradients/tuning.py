@@ -12,6 +12,9 @@ import math
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -21,12 +24,40 @@ from confide.gradients.kernels import KERNELS, ConvShape, conv_norms, conv_total
 from confide.gradients.units import Units, squared_norms
 
 _GRAM_BYTES = 256_000_000
+_SMALL = 100_000  # multiply-adds below which timing costs more than the worst choice
+_mode: ContextVar[str | None] = ContextVar("confide_kernels", default=None)
 _chosen: dict[str, str] = {}
 _loaded: list[bool] = []
 
 
-def choose_kernel(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, *, ghost_allowed: bool) -> str:
+@contextmanager
+def kernels(mode: str) -> Iterator[None]:
+    """Within, engines choose kernels by this mode: "tune", "model", or one kernel by name."""
+    token = _mode.set(mode)
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+def kernel_mode() -> str:
+    """The mode in force: of `kernels`, else of CONFIDE_KERNELS, else "tune"."""
+    return _mode.get() or os.environ.get("CONFIDE_KERNELS", "tune")
+
+
+def choose_kernel(
+    x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, *, ghost_allowed: bool, mode: str | None = None
+) -> str:
     """Name of the kernel: one of `KERNELS`, or "ghost"."""
+    mode = mode or kernel_mode()
+    if mode in KERNELS or mode == "ghost":
+        return mode if fits(mode, x, weight, shape) and (mode != "ghost" or ghost_allowed) else "loop"
+    small = len(x) * math.prod(shape.roles(x, grad)[1].shape[2:]) * weight.numel() < _SMALL
+    if mode == "model" or small:
+        return _guess(x, grad, weight, shape, ghost_allowed)
+    # Poisson sampling gives every batch another size: sizes within a power of two share one choice.
+    rows = 1 << (len(x).bit_length() - 1)
+    x, grad = x[:rows], grad[:rows]
     key = repr((
         tuple(x.shape),
         tuple(grad.shape),
@@ -37,11 +68,6 @@ def choose_kernel(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, *, 
         torch.get_num_threads(),
         ghost_allowed,
     ))  # fmt: skip
-    mode = os.environ.get("CONFIDE_KERNELS", "tune")
-    if mode in KERNELS or mode == "ghost":
-        return mode if fits(mode, x, weight, shape) and (mode != "ghost" or ghost_allowed) else "loop"
-    if mode == "model":
-        return _guess(x, grad, weight, shape, ghost_allowed)
     if not _loaded:
         _chosen.update(_load())
         _loaded.append(True)
@@ -123,7 +149,7 @@ def _wait(x: Tensor) -> None:
 def _file() -> Path:
     from platformdirs import user_cache_path
 
-    return user_cache_path("confide") / f"kernels2-{torch.__version__}-{platform.machine()}.json"
+    return user_cache_path("confide") / f"kernels3-{torch.__version__}-{platform.machine()}.json"
 
 
 def _load() -> dict[str, str]:

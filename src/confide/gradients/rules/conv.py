@@ -74,7 +74,7 @@ def _record(
         recorder.record(bias, Instantiated(units.sum_rows(grad.flatten(2).sum(2))))
     if not recorder.wants(weight):
         return
-    kernel = choose_kernel(x, grad, weight, shape, ghost_allowed=units.distinct)
+    kernel = choose_kernel(x, grad, weight, shape, ghost_allowed=units.distinct, mode=recorder.kernels)
     if kernel == "ghost":
         recorder.record(
             weight,
