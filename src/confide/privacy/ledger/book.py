@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import math
 import os
 from pathlib import Path
@@ -12,14 +10,16 @@ from typing import Any, Self
 
 from confide.errors import ConfigError, LedgerError
 from confide.privacy.accountants import checked_delta
-from confide.privacy.ledger.budget import affordable_steps, entry_of, refuse_if_over
-from confide.privacy.ledger.composition import Spent, charges, composed, notes_of
+from confide.privacy.ledger.budget import affordable_steps, compose_beforehand, entry_of, refuse_if_over
+from confide.privacy.ledger.composition import Spent
 from confide.privacy.ledger.events import Event
 from confide.privacy.ledger.head import Head
+from confide.privacy.ledger.lookup import attempts_of, digest, find_run, require_known, require_unit
 from confide.privacy.ledger.places import default_path
 from confide.privacy.ledger.reservation import Reservation, default_block
 from confide.privacy.ledger.secret import sync_folder
-from confide.privacy.ledger.state import RunEntry, State
+from confide.privacy.ledger.state import RunEntry
+from confide.privacy.ledger.statement import statement
 from confide.privacy.ledger.store import Store
 from confide.privacy.plan import PrivacyPlan
 from confide.privacy.units import PrivacyUnit
@@ -105,13 +105,13 @@ class Ledger:
         """
         if not dataset:
             raise ConfigError("a data set needs a name")
-        digest, kind = self._digest("data", fingerprint), PrivacyUnit(unit).value
+        known_as, kind = self._digest("data", fingerprint), PrivacyUnit(unit).value
         with self._store.transaction() as state:
             if parent is not None:
-                _known(state, parent)
-            if not state.knows(dataset, digest, kind, parent):
+                require_known(state, parent)
+            if not state.knows(dataset, known_as, kind, parent):
                 self._store.append(
-                    "register", {"dataset": dataset, "id": digest, "unit": kind, "parent": parent}
+                    "register", {"dataset": dataset, "id": known_as, "unit": kind, "parent": parent}
                 )
 
     def limit(self, dataset: str, epsilon: float, delta: float) -> None:
@@ -122,7 +122,7 @@ class Ledger:
             raise ConfigError(f"a limit of ε = {epsilon} is not possible")
         checked_delta(delta)
         with self._store.transaction() as state:
-            _known(state, dataset)
+            require_known(state, dataset)
             if state.limits.get(dataset) != (epsilon, delta):
                 self._store.append("limit", {"dataset": dataset, "epsilon": epsilon, "delta": delta})
 
@@ -152,11 +152,11 @@ class Ledger:
         name = self._digest("run", run)
         # Composing takes up to a second; done once before the lock is taken, it is remembered inside.
         draft = entry_of(name, Path(run).name, dataset, plan, study, actor)
-        _warm(self._store.snapshot(), dataset, draft)
+        compose_beforehand(self._store.snapshot(), dataset, draft)
         with self._store.transaction() as state:
-            _known(state, dataset)
-            _same_unit(state, dataset, plan)
-            attempts = _attempts(state, name)
+            require_known(state, dataset)
+            require_unit(state, dataset, plan)
+            attempts = attempts_of(state, name)
             draft.run = f"{name}.{len(attempts) + 1}"
             # What an open run of this name has not leased will be free; count it so before anything is
             # written.
@@ -208,7 +208,7 @@ class Ledger:
             BudgetExhaustedError: If the limit does not allow the rest.
         """
         with self._store.transaction() as state:
-            entry = self._find(state, run)
+            entry = find_run(state, self._store.key, run, self.path)
             if plan is not None and plan.to_dict() != entry.plan:
                 raise LedgerError(
                     "the plan differs from the one that was reserved",
@@ -232,7 +232,7 @@ class Ledger:
     def settle(self, run: str) -> RunEntry:
         """Close a run that crashed: its leases stay spent, what was never leased becomes free."""
         with self._store.transaction() as state:
-            entry = self._find(state, run)
+            entry = find_run(state, self._store.key, run, self.path)
             if entry.open:
                 self._store.append("settle", {"run": entry.run, "returned": 0})
             return entry
@@ -249,7 +249,7 @@ class Ledger:
     def affordable(self, dataset: str, plan: PrivacyPlan) -> int:
         """How many steps of a plan the limit still allows."""
         state = self._store.snapshot()
-        _known(state, dataset)
+        require_known(state, dataset)
         return affordable_steps(state, dataset, entry_of("", "", dataset, plan, None, None))
 
     def spent(self, dataset: str, delta: float | None = None) -> Spent:
@@ -258,24 +258,7 @@ class Ledger:
         Args:
             delta: δ to state ε at; default: the tightest limit's, else the smallest of the runs'.
         """
-        state = self._store.snapshot()
-        _known(state, dataset)
-        entries, limits = state.runs_on(dataset), state.limits_of(dataset)
-        limit, at = min(limits) if limits else (None, min([e.plan["delta"] for e in entries], default=1e-5))
-        wanted = at if delta is None else checked_delta(delta)
-        charged, promised = charges(entries, reserved=False), charges(entries, reserved=True)
-        epsilon, accountant = composed(charged, wanted)
-        return Spent(
-            epsilon=epsilon,
-            reserved_epsilon=composed(promised, wanted)[0],
-            delta=wanted,
-            accountant=accountant,
-            steps_reserved=sum(entry.reserved for entry in entries),
-            steps_leased=sum(entry.leased for entry in entries),
-            limit=limit if wanted == at else None,
-            units=tuple(sorted({entry.plan["unit"] for entry in entries} or {state.units[dataset]})),
-            notes=notes_of(promised),
-        )
+        return statement(self._store.snapshot(), dataset, delta)
 
     def export(self, path: Path | str) -> Head:
         """Write every event as a line of JSON, each with the digest of the one before. Returns the head."""
@@ -313,24 +296,7 @@ class Ledger:
         return reservation
 
     def _digest(self, kind: str, text: str) -> str:
-        return hmac.new(self._store.key, f"{kind}:{text}".encode(), hashlib.sha256).hexdigest()[:16]
-
-    def _find(self, state: State, run: str) -> RunEntry:
-        """The newest attempt of a run, by name, folder or identifier."""
-        if run in state.runs:
-            return state.runs[run]
-        for name in (run, str(Path(run).resolve())):
-            attempts = _attempts(state, self._digest("run", name))
-            if attempts:
-                return attempts[-1]
-        labelled = [entry for entry in state.runs.values() if entry.label == run]
-        if len({entry.run.partition(".")[0] for entry in labelled}) == 1:
-            return labelled[-1]
-        raise LedgerError(
-            f"knows no run {run!r}" if not labelled else f"knows several runs called {run!r}",
-            where=str(self.path),
-            remedy="List them with: confide ledger show",
-        )
+        return digest(self._store.key, kind, text)
 
     def _refuse_foreign(self, mark: dict[str, Any], entry: RunEntry) -> None:
         seen = mark.get("run") == entry.run and self._store.holds(Head(mark["seq"], mark["hash"]))
@@ -341,29 +307,3 @@ class Ledger:
                 why="Steps that the checkpoint contains are not charged here.",
                 remedy="Put the newest ledger back, or start a new run.",
             )
-
-
-def _attempts(state: State, name: str) -> list[RunEntry]:
-    return [entry for run, entry in state.runs.items() if run.partition(".")[0] == name]
-
-
-def _known(state: State, dataset: str) -> None:
-    if dataset not in state.units:
-        names = ", ".join(state.units) or "none"
-        raise ConfigError(f"the ledger knows no data set {dataset!r}", remedy=f"Registered are: {names}")
-
-
-def _same_unit(state: State, dataset: str, plan: PrivacyPlan) -> None:
-    if plan.unit.value != state.units[dataset]:
-        raise ConfigError(
-            f"the plan is per {plan.unit.value}, the data set was registered per {state.units[dataset]}",
-            where=f"data set {dataset}",
-            remedy="Register it with the unit of the plan.",
-        )
-
-
-def _warm(state: State, dataset: str, draft: RunEntry) -> None:
-    if dataset in state.units:
-        parts = charges([*state.runs_on(dataset), draft], reserved=True)
-        for _, delta in state.limits_of(dataset):
-            composed(parts, delta)

@@ -77,3 +77,11 @@ def entry_of(
 ) -> RunEntry:
     """A run's account before its first lease."""
     return RunEntry(run, label, dataset, plan.to_dict(), plan.steps, study=study, actor=actor)
+
+
+def compose_beforehand(state: State, dataset: str, draft: RunEntry) -> None:
+    """Compose what `refuse_if_over` will ask for; the answer is remembered."""
+    if dataset in state.units:
+        parts = charges([*state.runs_on(dataset), draft], reserved=True)
+        for _, delta in state.limits_of(dataset):
+            composed(parts, delta)
