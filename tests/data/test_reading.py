@@ -282,6 +282,15 @@ def test_a_set_of_ones_own_is_named_by_a_keyed_digest(tmp_path: Path, own_folder
     assert load("pneumoniamnist").fingerprint == load("pneumoniamnist").info.sha256
 
 
+def test_the_digest_does_not_depend_on_how_images_are_read(tmp_path: Path) -> None:
+    """Else the ledger would take the same people at another size for new ones, with a budget of their own."""
+    folder = good_folder(tmp_path / "set")
+    first = load(folder, size=16)
+    assert load(folder, size=24, channels=1).fingerprint == first.fingerprint
+    (folder / "train" / "ill" / "one-more.png").write_bytes(encoded(grey()))
+    assert load(folder, size=16).fingerprint != first.fingerprint
+
+
 def test_the_cache_is_for_its_owner(tmp_path: Path, own_folders: Path) -> None:
     load(good_folder(tmp_path / "set"), size=16)
     assert (own_folders / "cache").stat().st_mode & 0o077 == 0

@@ -19,10 +19,8 @@ from confide.mechanisms.local import (
     Pixelate,
     RandomisedResponse,
     denoise,
-    discrete_laplace,
-    gaussian,
-    gaussian_epsilon,
 )
+from confide.mechanisms.local_noise import discrete_laplace, gaussian, gaussian_epsilon
 
 
 def stream() -> Stream:

@@ -53,7 +53,8 @@ class Reading:
 
 @dataclass(frozen=True)
 class Ingested:
-    """The three splits, the keyed digest of the content, and the files left out with the reason."""
+    """The three splits, the keyed digest of the content (not of how it was read), and the files left out
+    with the reason."""
 
     splits: dict[str, ImageSet]
     digest: str
@@ -89,7 +90,16 @@ def ingest(
     sides = assign(people, [record.split for record in records], str(source.path), seed=seed)
     order = np.argsort(sides, kind="stable")
     records = [records[i] for i in order]
-    digest = _digest(source, records, listing, reading, key)
+    contents = _content(source, records, key)
+    # Names the data, so it knows nothing of size, split or order: the same images at another size are the
+    # same people.
+    named = _together(sorted(contents), key)
+    digest = _together(
+        contents,
+        key,
+        [VERSION, np.__version__, listing.classes, listing.task, sorted(sides.tolist())],
+        [reading.size, reading.channels, reading.window, reading.skip_bad],
+    )
     entry = open_entry(digest)
     if entry is None:
         _write(source, records, listing, reading, digest, progress)
@@ -100,7 +110,7 @@ def ingest(
     sides, people = sides[order], [people[i] for i in order]
     columns = {name: np.array(values)[order] for name, values in listing.columns.items()}
     splits = _splits(entry, sides, people, info, unit, columns)
-    return Ingested(splits, digest, bad)
+    return Ingested(splits, named, bad)
 
 
 def _splits(
@@ -132,34 +142,30 @@ def _splits(
     return splits
 
 
-def _digest(source: Source, records: list[Record], listing: Listing, reading: Reading, key: bytes) -> str:
-    """Keyed digest of everything that the entry depends on: bytes, labels, order, choices, versions."""
-    digest = hashlib.blake2b(key=key, digest_size=24, person=b"confide cache")
-    head = [
-        VERSION,
-        listing.classes,
-        listing.task,
-        reading.size,
-        reading.channels,
-        reading.window,
-        reading.skip_bad,
-    ]
-    digest.update(json.dumps([*head, np.__version__]).encode())
+def _content(source: Source, records: list[Record], key: bytes) -> list[bytes]:
+    """A keyed digest of each record: its bytes, its mask's, whose it is, its label."""
+
+    def one(record: Record) -> bytes:
+        found = hashlib.blake2b(key=key, digest_size=24, person=b"confide record")
+        for name in (record.name, record.mask):
+            if name is not None:
+                try:
+                    data = source.read(name)
+                except DataError:
+                    data = b"unreadable"  # met again, and reported, when it is decoded
+                found.update(len(data).to_bytes(8, "little") + data)
+        found.update(pseudonym(key, record.unit) + str(record.label).encode())
+        return found.digest()
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(one, records))
 
-        def one(record: Record) -> bytes:
-            found = hashlib.blake2b(digest_size=24)
-            for name in (record.name, record.mask):
-                if name is not None:
-                    try:
-                        data = source.read(name)
-                    except DataError:
-                        data = b"unreadable"  # met again, and reported, when it is decoded
-                    found.update(len(data).to_bytes(8, "little") + data)
-            return found.digest()
 
-        for record, content in zip(records, pool.map(one, records), strict=True):
-            digest.update(content + pseudonym(key, record.unit) + f"{record.label} {record.split}".encode())
+def _together(contents: list[bytes], key: bytes, *options: object) -> str:
+    digest = hashlib.blake2b(key=key, digest_size=24, person=b"confide data set")
+    digest.update(json.dumps([len(contents), *options]).encode())
+    for content in contents:
+        digest.update(content)
     return digest.hexdigest()
 
 
