@@ -229,6 +229,17 @@ def test_the_cache_follows_the_content(tmp_path: Path, own_folders: Path) -> Non
     assert len(list((own_folders / "cache").iterdir())) == 2
 
 
+def test_a_changed_label_or_patient_is_no_cached_one(tmp_path: Path) -> None:
+    folder = table_set(tmp_path / "set", HEAD + ROWS)
+    first = load(folder, size=16)
+    (folder / "labels.csv").write_text(HEAD + ROWS.replace("0.png,0", "0.png,1"))
+    relabelled = load(folder, size=16)
+    assert relabelled.fingerprint != first.fingerprint
+    assert relabelled.train.targets.sum() == first.train.targets.sum() + 1
+    (folder / "labels.csv").write_text(HEAD + ROWS.replace("p1", "p0"))
+    assert load(folder, size=16).train.n_units == 1
+
+
 WRITER = """
 import os, signal, sys
 import confide.data.cache as cache
