@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`method="auto"`: book-keeping where it works, and the next best where it does not, decided once for each model."""
+"""`method="auto"`: book-keeping where it works, and the next best where it does not, decided once for each
+model."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Norms first, gradients once: one forward pass, one backward pass without weight gradients, one weighted sum.
+"""Norms first, gradients once: one forward pass, one backward pass without weight gradients, one weighted
+sum.
 
-The idea of keeping inputs and output gradients until the clip factors are known is book-keeping (Bu et al. 2023,
-arXiv:2210.00038). Which of two exact formulas gives a layer's norms is decided for each layer and shape.
+The idea of keeping inputs and output gradients until the clip factors are known is book-keeping (Bu et al.
+2023, arXiv:2210.00038). Which of two exact formulas gives a layer's norms is decided for each layer and
+shape.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def record(
             # Weighted by one over a unit's rows, gradients of rows add up to the unit's mean.
             total = losses.sum() if units.distinct else (losses * units.row_weights.to(losses.dtype)).sum()
             with _spared(parameters):
-                # Not Tensor.backward, which would suspend the recorder: a checkpoint runs forward again in here.
+                # Not Tensor.backward, which would suspend the recorder: a checkpoint runs forward again in
+                # here.
                 seed = (torch.ones_like(total),)
                 recorder.replaying = True
                 try:
@@ -72,7 +75,8 @@ def record(
 
 @contextmanager
 def _spared(parameters: dict[str, nn.Parameter]) -> Iterator[None]:
-    """Rules give no gradient to parameters; should autograd find one all the same, it must not stay in `.grad`."""
+    """Rules give no gradient to parameters; should autograd find one all the same, it must not stay in
+    `.grad`."""
     before = {name: p.grad for name, p in parameters.items()}
     for parameter in parameters.values():
         parameter.grad = None
@@ -112,8 +116,8 @@ def _finish(recorder: Recorder, parameters: dict[str, nn.Parameter], losses: Ten
 def _through_derived(recorder: Recorder, parameters: dict[str, nn.Parameter]) -> dict[str, Capture]:
     """One capture for each parameter used: uses of derived tensors are carried back to their parameters.
 
-    A derived tensor is a function of parameters alone, the same for every sample, so one batched vector-Jacobian
-    product of that function gives every unit's parameter gradient.
+    A derived tensor is a function of parameters alone, the same for every sample, so one batched
+    vector-Jacobian product of that function gives every unit's parameter gradient.
     """
     own = {id(p): name for name, p in parameters.items()}
     found: dict[str, list[Capture]] = {}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the backward pass keeps of one use of one parameter: enough for exact norms, and for one weighted sum later."""
+"""What the backward pass keeps of one use of one parameter: enough for exact norms, and for one weighted
+sum later."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class Capture(ABC):
 
     @abstractmethod
     def weighted(self, factors: Tensor, bad: Tensor) -> Tensor:
-        """Σ_u factors_u·g_u, of the parameter's shape; rows `bad` have factor zero and may hold NaN. Called once."""
+        """Σ_u factors_u·g_u, of the parameter's shape; rows `bad` have factor zero and may hold NaN. Called
+        once."""
 
 
 @dataclass
@@ -51,7 +53,8 @@ class Instantiated(Capture):
 
 @dataclass
 class Ghost(Capture):
-    """Inputs and output gradients of a layer: norms by a Gram formula, the sum by the ordinary weight gradient.
+    """Inputs and output gradients of a layer: norms by a Gram formula, the sum by the ordinary weight
+    gradient.
 
     Attributes:
         inputs, grads: (B, ...) of the layer, one row a unit.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clipped sums of per-unit gradients.
 
-*Formal guarantee.* `sums` is Σ_u f_u·g_u over the units of the batch, where g_u is the mean of the gradients of the unit's rows
-and f_u what `clipping.factors` gives for its norm. Rows of other units do not enter g_u. A unit whose gradient is
-not finite adds exactly zero, by the same operations as any other.
+*Formal guarantee.* `sums` is Σ_u f_u·g_u over the units of the batch, where g_u is the mean of the
+gradients of the unit's rows and f_u what `clipping.factors` gives for its norm. Rows of other units do not
+enter g_u. A unit whose gradient is not finite adds exactly zero, by the same operations as any other.
 
 | case | result |
 |---|---|

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact formulas for per-unit weight gradients of convolutions, and for their norms.
 
-A transposed convolution is a convolution with input and output gradient exchanged; every formula here does that first.
-No kernel wins everywhere: they differ by factors of 2 to 70 with the shape, so `confide.gradients.tuning` chooses.
+A transposed convolution is a convolution with input and output gradient exchanged; every formula here does
+that first. No kernel wins everywhere: they differ by factors of 2 to 70 with the shape, so
+`confide.gradients.tuning` chooses.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def by_unfold(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: 
 
 
 def by_shift(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> Tensor:
-    """Two dimensions, stride 1: pad to one row pitch, then a batched product for each kernel offset over views."""
+    """Two dimensions, stride 1: pad to one row pitch, then a batched product for each kernel offset over
+    views."""
     high, wide = weight.shape[2:]
     (top, left), (rows_out, columns_out) = shape.padding, grad.shape[2:]
     pitch = x.shape[3] + 2 * left
@@ -138,7 +140,8 @@ KERNELS: dict[str, Kernel] = {"loop": by_loop, "unfold": by_unfold, "shift": by_
 def weight_gradient(
     name: str, x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units
 ) -> Tensor:
-    """Each unit's weight gradient (U, *weight shape): x (B, C, *S) inputs, grad (B, O, *T) output gradients."""
+    """Each unit's weight gradient (U, *weight shape): x (B, C, *S) inputs, grad (B, O, *T) output
+    gradients."""
     return KERNELS[name](x, grad, weight.detach(), shape, units)
 
 
@@ -157,8 +160,9 @@ def fits(name: str, x: Tensor, weight: Tensor, shape: ConvShape) -> bool:
 def conv_norms(x: Tensor, grad: Tensor, shape: ConvShape, kernel: tuple[int, ...]) -> Tensor:
     """Squared norm of each sample's weight gradient, from Gram matrices of pixels.
 
-    ‖Σ_t g_t ⊗ patch_t‖² = Σ_{t,t'} ⟨g_t, g_t'⟩·⟨patch_t, patch_t'⟩, and the second factor is a box sum of the Gram
-    matrix of *pixels* over equal offsets, which is separable over the dimensions: k² fewer products than from patches.
+    ‖Σ_t g_t ⊗ patch_t‖² = Σ_{t,t'} ⟨g_t, g_t'⟩·⟨patch_t, patch_t'⟩, and the second factor is a box sum of
+    the Gram matrix of *pixels* over equal offsets, which is separable over the dimensions: k² fewer
+    products than from patches.
     x: (B, C, *S); grad: (B, O, *T); returns (B,) float64.
     """
     x, grad = shape.roles(x, grad)
@@ -178,7 +182,8 @@ def conv_norms(x: Tensor, grad: Tensor, shape: ConvShape, kernel: tuple[int, ...
         gram = total
     outer = torch.bmm(g.transpose(1, 2), g)
     positions = outer.shape[1]
-    # Rows in the tensors' own dtype, then float64: a float64 copy of both Gram matrices would cost more than they did.
+    # Rows in the tensors' own dtype, then float64: a float64 copy of both Gram matrices would cost more
+    # than they did.
     return outer.mul_(gram.reshape(len(x), positions, positions)).sum(2).double().sum(1)
 
 

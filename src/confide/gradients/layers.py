@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole layers with a rule of their own, and `vmap` of single layers that have none.
 
-Such a layer's `forward` is replaced on the instance for one pass and put back afterwards, also after an exception.
+Such a layer's `forward` is replaced on the instance for one pass and put back afterwards, also after an
+exception.
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sees every torch function of a forward pass, and replaces those that use a trainable parameter.
 
-A `TorchFunctionMode` knows parameters by identity, so it does not matter which module calls what, how often, or whether a
-parameter belongs to a leaf module at all. Three kinds of tensors are told apart:
+A `TorchFunctionMode` knows parameters by identity, so it does not matter which module calls what, how
+often, or whether a parameter belongs to a leaf module at all. Three kinds of tensors are told apart:
 
-- *derived*: computed from parameters and constants only (a parameter itself, a re-scaled weight, a steerable filter);
+- *derived*: computed from parameters and constants only (a parameter itself, a re-scaled weight, a
+  steerable filter);
 - *rows*: computed from the batch; one slice of the leading dimension belongs to one sample;
 - everything else is constant.
 
-A function of derived tensors only runs as usual. A function of both must have a rule, which runs it in a way that records per-unit
-gradients of the derived tensor in the backward pass. Nothing is stored on tensors or modules.
+A function of derived tensors only runs as usual. A function of both must have a rule, which runs it in a
+way that records per-unit gradients of the derived tensor in the backward pass. Nothing is stored on tensors
+or modules.
 """
 
 from __future__ import annotations
@@ -71,13 +73,13 @@ class Recorder(TorchFunctionMode):
         self.kernels = kernel_mode()
         self.replaying = False
         self.aside = False
-        # Functions get weights detached, lest the backward pass walk (and free) the graph of derived tensors; this
-        # leaf makes their outputs require a gradient even where the input does not.
+        # Functions get weights detached, lest the backward pass walk (and free) the graph of derived
+        # tensors; this leaf makes their outputs require a gradient even where the input does not.
         self.anchor = torch.zeros((), requires_grad=True)
         for tensor in rows:
             self.mark_rows(tensor)
 
-    # -- what is what -------------------------------------------------------------------------------------------
+    # -- what is what ------------------------------------------------------------------------------
 
     def is_derived(self, value: object) -> bool:
         """Whether a value was computed from parameters and constants only, and needs a gradient."""
@@ -88,8 +90,8 @@ class Recorder(TorchFunctionMode):
         found = self._rows.get(id(value))
         if found is not None and found() is value:
             return True
-        # A checkpoint that runs forward again is given new tensor objects; a wrong guess here cannot go unnoticed,
-        # as the checkpoint compares what is saved with the first time.
+        # A checkpoint that runs forward again is given new tensor objects; a wrong guess here cannot go
+        # unnoticed, as the checkpoint compares what is saved with the first time.
         again = self.replaying and isinstance(value, Tensor) and value.dim() > 0
         return again and id(value) not in self._derived and value.shape[0] % self.batch == 0
 
@@ -119,7 +121,7 @@ class Recorder(TorchFunctionMode):
             for item in value:
                 self.mark_derived(item)
 
-    # -- the functions ------------------------------------------------------------------------------------------
+    # -- the functions -----------------------------------------------------------------------------
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -161,7 +163,7 @@ class Recorder(TorchFunctionMode):
                 rows = rows or any_rows
         return derived, rows
 
-    # -- recording ----------------------------------------------------------------------------------------------
+    # -- recording ---------------------------------------------------------------------------------
 
     def record(self, target: Tensor, capture: Capture) -> None:
         """Keep one use of a derived tensor; called from backward passes."""
@@ -194,7 +196,8 @@ def _name(func: Any) -> str:
     return str(getattr(func, "__name__", func))
 
 
-# Rules that run whatever their arguments are: refusals of batch statistics, and copies of a parameter for each sample.
+# Rules that run whatever their arguments are: refusals of batch statistics, and copies of a parameter for
+# each sample.
 _ALWAYS: set[OpRule] = set()
 
 
@@ -205,10 +208,11 @@ def always(rule: OpRule) -> OpRule:
 
 
 class PerSample(torch.autograd.Function):
-    """A view of a derived tensor with leading dimension 1, as one copy for each sample; records what flows back.
+    """A view of a derived tensor with leading dimension 1, as one copy for each sample; records what flows
+    back.
 
-    `target` holds the derived tensor itself, of which `value` is a reshaped and detached view. (A list, so that autograd
-    does not take it for an input.)
+    `target` holds the derived tensor itself, of which `value` is a reshaped and detached view. (A list, so
+    that autograd does not take it for an input.)
     """
 
     @staticmethod

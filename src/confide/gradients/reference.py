@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Per-sample gradients in the plainest way: by `vmap`, and one sample at a time.
 
-Both are references: slow, short, and without any of the engine's code. The engine falls back to them for models that
-it cannot take apart, and the tests hold it to them.
+Both are references: slow, short, and without any of the engine's code. The engine falls back to them for
+models that it cannot take apart, and the tests hold it to them.
 """
 
 from __future__ import annotations

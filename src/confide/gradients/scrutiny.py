@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a model treat its samples apart, and does book-keeping see it right? Asked once for each model and way of use."""
+"""Does a model treat its samples apart, and does book-keeping see it right? Asked once for each model and
+way of use."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def unchanged_buffers(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Within, parts of a model under `torch.compile` run as written: a compiled graph hides its operations."""
+    """Within, parts of a model under `torch.compile` run as written: a compiled graph hides its
+    operations."""
     if "torch._dynamo" not in sys.modules:  # nothing can be compiled, and importing it takes a second
         yield
         return
@@ -74,7 +76,8 @@ def uncompiled() -> Iterator[None]:
 
 
 def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) -> bool:
-    """Whether a method gives the one-by-one oracle's norms on the rows of two units; dropout is off meanwhile.
+    """Whether a method gives the one-by-one oracle's norms on the rows of two units; dropout is off
+    meanwhile.
 
     A model that is random all the same cannot be judged and passes.
 
@@ -98,9 +101,10 @@ def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units:
         return True
     if not _close(ours.losses, once.losses):
         raise UnsupportedLayerError(
-            "the loss of a sample changes with the other samples of its batch, so no per-sample gradient exists",
-            remedy="confide.inspect(model) names the layer, confide.repair(model) replaces it. If the loss itself "
-            "averages over the batch, let it return one value per sample.",
+            "the loss of a sample changes with the other samples of its batch, so no per-sample gradient "
+            "exists",
+            remedy="confide.inspect(model) names the layer, confide.repair(model) replaces it. If the loss "
+            "itself averages over the batch, let it return one value per sample.",
         )
     return False
 

@@ -2,7 +2,8 @@
 """Which kernel for which convolution: timed once for each shape on this machine, on numbers that are no data.
 
 The choice depends on shapes, dtype, device and thread count only, never on values, and is kept in the user's
-cache folder. `CONFIDE_KERNELS=model` skips the timing and takes a cost model's guess, the same on every machine.
+cache folder. `CONFIDE_KERNELS=model` skips the timing and takes a cost model's guess, the same on every
+machine.
 """
 
 from __future__ import annotations

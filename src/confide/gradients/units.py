@@ -110,7 +110,8 @@ class Clip:
 
 
 def refuse_non_finite(squared: Tensor, losses: Tensor, units: Units) -> None:
-    """In place: a non-finite loss (B,) gives its unit a non-finite norm (U, P), even where no gradient flows."""
+    """In place: a non-finite loss (B,) gives its unit a non-finite norm (U, P), even where no gradient
+    flows."""
     finite = units.sum_rows((~torch.isfinite(losses)).double()) == 0
     squared[:, 0] = torch.where(finite, squared[:, 0], torch.full_like(squared[:, 0], torch.nan))
 
@@ -118,8 +119,8 @@ def refuse_non_finite(squared: Tensor, losses: Tensor, units: Units) -> None:
 def squared_norms(values: Tensor) -> Tensor:
     """Squared L2 norm of each row (U, ...) -> (U,) in float64.
 
-    Rows are first reduced in short stretches in their own dtype and then in float64: one long float32 sum loses
-    digits, and a norm that is too small is a privacy error.
+    Rows are first reduced in short stretches in their own dtype and then in float64: one long float32 sum
+    loses digits, and a norm that is too small is a privacy error.
     """
     flat = values.reshape(len(values), -1)
     if flat.dtype == torch.float64 or flat.shape[1] == 0:
@@ -142,5 +143,6 @@ def _accumulate(values: Tensor) -> torch.dtype:
 
 
 def without_rows(values: Tensor, rows: Tensor) -> Tensor:
-    """In place where it can: zero the given rows (bad,) of values (U, ...). The same call for none and for many."""
+    """In place where it can: zero the given rows (bad,) of values (U, ...). The same call for none and for
+    many."""
     return values.contiguous().index_fill_(0, rows, 0.0)

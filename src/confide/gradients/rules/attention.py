@@ -14,7 +14,8 @@ from confide.gradients.rules import operation
 
 @operation(F.multi_head_attention_forward)
 def attention(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    """`F.multi_head_attention_forward` for the ordinary case: one packed projection, no extra key and value rows.
+    """`F.multi_head_attention_forward` for the ordinary case: one packed projection, no extra key and value
+    rows.
 
     Inputs are (T, B, E), as `nn.MultiheadAttention` passes them; the projections run as (B, T, E).
     """

@@ -15,7 +15,8 @@ from confide.gradients.rules import operation
 def per_sample(
     recorder: Recorder, value: Tensor, dims: int, length: int, origin: Tensor | None = None
 ) -> Tensor:
-    """A derived tensor as it meets a tensor of `dims` dimensions and leading length: one copy for each sample.
+    """A derived tensor as it meets a tensor of `dims` dimensions and leading length: one copy for each
+    sample.
 
     value: broadcastable, with leading dimension 1 once it has `dims` dimensions; returns (length, ...).
     origin: The derived tensor of which `value` is a reshaped view; default: `value` itself.
@@ -44,7 +45,8 @@ _BROADCASTING = [
 
 @operation(*_BROADCASTING)
 def broadcasting(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    """Elementwise functions: each derived argument becomes one copy for each sample, and autograd does the rest."""
+    """Elementwise functions: each derived argument becomes one copy for each sample, and autograd does the
+    rest."""
     tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
     rows = [t for t in tensors if recorder.is_rows(t)]
     dims = max(t.dim() for t in tensors)
@@ -64,7 +66,8 @@ def broadcasting(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 @operation(_T.expand, torch.broadcast_to, _T.broadcast_to, _T.expand_as, _T.repeat)
 @always
 def expanded(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    """A parameter copied along a new or single leading dimension as often as there are rows: a class token."""
+    """A parameter copied along a new or single leading dimension as often as there are rows: a class
+    token."""
     out = func(*args, **kwargs)
     value = args[0]
     if not recorder.is_derived(value) or out.dim() == 0 or out.shape[0] != recorder.batch:
