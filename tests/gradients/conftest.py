@@ -54,7 +54,7 @@ def one_by_one(
 
 @pytest.fixture
 def agrees() -> Callable[..., ClippedGradient]:
-    """Hold `clipped_gradient` to the oracle in float64, to 1e-9: with and without units, whole or in parts."""
+    """Hold `clipped_gradient` to the oracle in float64, to 1e-9: with and without units, whole or cut."""
 
     def check(
         model: nn.Module,

@@ -63,7 +63,6 @@ def record(
                 # Not Tensor.backward, which would suspend the recorder: a checkpoint runs forward again in
                 # here.
                 seed = (torch.ones_like(total),)
-                recorder.replaying = True
                 try:
                     _engine_run_backward(
                         (total,), seed, False, False, (), allow_unreachable=True, accumulate_grad=True

@@ -71,7 +71,6 @@ class Recorder(TorchFunctionMode):
         self._rows: dict[int, weakref.ref[Tensor]] = {}
         self._axes: dict[int, int] = {}
         self.kernels = kernel_mode()
-        self.replaying = False
         self.aside = False
         # Functions get weights detached, lest the backward pass walk (and free) the graph of derived
         # tensors; this leaf makes their outputs require a gradient even where the input does not.
@@ -88,12 +87,7 @@ class Recorder(TorchFunctionMode):
     def is_rows(self, value: object) -> bool:
         """Whether a value was computed from the batch."""
         found = self._rows.get(id(value))
-        if found is not None and found() is value:
-            return True
-        # A checkpoint that runs forward again is given new tensor objects; a wrong guess here cannot go
-        # unnoticed, as the checkpoint compares what is saved with the first time.
-        again = self.replaying and isinstance(value, Tensor) and value.dim() > 0
-        return again and id(value) not in self._derived and value.shape[0] % self.batch == 0
+        return found is not None and found() is value
 
     def axis(self, value: Any) -> int:
         """Which dimension of a tensor computed from the batch holds it; -1 where that is unknown."""
