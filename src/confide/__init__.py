@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from confide.gradients.engine import ClippedGradient, clipped_gradient
     from confide.gradients.reference import per_sample_gradients
     from confide.gradients.rules import rule
-    from confide.mechanisms.clipping import AdaptiveClipping, AutomaticClipping, FlatClipping, PerLayerClipping
+    from confide.mechanisms.clipping import (
+        AdaptiveClipping,
+        AutomaticClipping,
+        FlatClipping,
+        PerLayerClipping,
+    )
     from confide.privacy.ledger import Ledger
     from confide.privacy.plan import Guarantee, PrivacyPlan
     from confide.privacy.units import Adjacency, PrivacyUnit

@@ -57,7 +57,9 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
 
     @app.callback()
     def main(  # pyright: ignore[reportUnusedFunction]
-        version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+        version: bool = typer.Option(
+            False, "--version", callback=_version, is_eager=True, help="Show the version."
+        ),
     ) -> None:
         pass
 

@@ -12,14 +12,18 @@ from confide.errors import ConfigError
 
 
 def command(
-    units: Annotated[int, typer.Option(help="Number of privacy units n in the training data; declared public.")],
+    units: Annotated[
+        int, typer.Option(help="Number of privacy units n in the training data; declared public.")
+    ],
     batch_size: Annotated[int, typer.Option(help="Expected batch size q·n, in units.")],
     delta: Annotated[float, typer.Option(help="δ; below 1/n, better below 1/(10 n).")],
     epochs: Annotated[float | None, typer.Option(help="Passes over the data; or give --steps.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps T.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="ε to reach; gives the noise multiplier σ.")] = None,
     noise_multiplier: Annotated[float | None, typer.Option(help="σ to use; gives ε.")] = None,
-    unit: Annotated[str, typer.Option(help="Whom the guarantee protects: image, patient, lesion or tile.")] = "image",
+    unit: Annotated[
+        str, typer.Option(help="Whom the guarantee protects: image, patient, lesion or tile.")
+    ] = "image",
     per_patient: Annotated[int, typer.Option(help="Also state ε for a group of this many units.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -29,7 +33,9 @@ def command(
 
     kinds = [kind.value for kind in PrivacyUnit]
     if unit not in kinds:
-        raise ConfigError(f"unknown unit {unit!r}", where="--unit", remedy=f"Choose one of: {', '.join(kinds)}.")
+        raise ConfigError(
+            f"unknown unit {unit!r}", where="--unit", remedy=f"Choose one of: {', '.join(kinds)}."
+        )
     if (epsilon is None) == (noise_multiplier is None):
         raise ConfigError(
             "give one of --epsilon and --noise-multiplier",
@@ -38,7 +44,13 @@ def command(
     kind = PrivacyUnit(unit)
     if epsilon is not None:
         plan = PrivacyPlan.for_budget(
-            epsilon=epsilon, delta=delta, units=units, batch_size=batch_size, epochs=epochs, steps=steps, unit=kind
+            epsilon=epsilon,
+            delta=delta,
+            units=units,
+            batch_size=batch_size,
+            epochs=epochs,
+            steps=steps,
+            unit=kind,
         )
     else:
         assert noise_multiplier is not None

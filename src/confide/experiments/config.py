@@ -44,9 +44,15 @@ class DataConfig(Section):
     """Which data, and who is one privacy unit in it."""
 
     name: str = Field(description="A catalogue name (`confide data list`) or a path.")
-    unit: PrivacyUnit | None = Field(None, description="image, patient, lesion or tile; default: what the data set supports.")
-    size: int | None = Field(None, ge=8, description="Side in pixels to resize to, for sets that are not square already.")
-    max_rows_per_unit: int | None = Field(None, ge=1, description="Rows a unit contributes to a step at most.")
+    unit: PrivacyUnit | None = Field(
+        None, description="image, patient, lesion or tile; default: what the data set supports."
+    )
+    size: int | None = Field(
+        None, ge=8, description="Side in pixels to resize to, for sets that are not square already."
+    )
+    max_rows_per_unit: int | None = Field(
+        None, ge=1, description="Rows a unit contributes to a step at most."
+    )
 
 
 class ModelConfig(BaseModel):
@@ -78,9 +84,15 @@ class PrivacyConfig(Section):
     delta: Real
     clipping: ClippingConfig = ClippingConfig()
     sampling: Literal["poisson", "fixed-size", "full-batch", "balls-in-bins"] = "poisson"
-    units: int | None = Field(None, ge=1, description="n, declared public; default: the data set's published size.")
-    release_loss: bool = Field(True, description="Release the training loss of every step, with its own accounted noise.")
-    hardened: bool = Field(False, description="Integer gradients and discrete Gaussian noise instead of floats.")
+    units: int | None = Field(
+        None, ge=1, description="n, declared public; default: the data set's published size."
+    )
+    release_loss: bool = Field(
+        True, description="Release the training loss of every step, with its own accounted noise."
+    )
+    hardened: bool = Field(
+        False, description="Integer gradients and discrete Gaussian noise instead of floats."
+    )
     ledger: bool = Field(True, description="Charge the ledger before every step.")
 
     @model_validator(mode="after")
@@ -102,8 +114,12 @@ class OptimizerConfig(Section):
 class AugmentationConfig(Section):
     """Random views of an image, and how many of them one step averages."""
 
-    views: int = Field(1, ge=1, description="Augmentation multiplicity K: views a unit's gradient is averaged over.")
-    operations: tuple[str, ...] = Field((), description="For example [flip, shift]; see confide.data.augment.")
+    views: int = Field(
+        1, ge=1, description="Augmentation multiplicity K: views a unit's gradient is averaged over."
+    )
+    operations: tuple[str, ...] = Field(
+        (), description="For example [flip, shift]; see confide.data.augment."
+    )
 
 
 class TrainingConfig(Section):
@@ -112,14 +128,22 @@ class TrainingConfig(Section):
     batch_size: int = Field(ge=1, description="Expected number of units in a step: q·n.")
     epochs: Real | None = None
     steps: int | None = Field(None, ge=1)
-    physical_batch_size: int = Field(256, ge=1, description="Rows in memory at once; changes memory, not the result.")
+    physical_batch_size: int = Field(
+        256, ge=1, description="Rows in memory at once; changes memory, not the result."
+    )
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Literal["constant", "cosine"] = "constant"
-    warmup: float = Field(0.0, ge=0, lt=1, description="Share of the steps over which the rate rises to its value.")
-    ema: float = Field(0.0, ge=0, lt=1, description="Decay of the averaged weights that are evaluated; 0: none.")
+    warmup: float = Field(
+        0.0, ge=0, lt=1, description="Share of the steps over which the rate rises to its value."
+    )
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="Decay of the averaged weights that are evaluated; 0: none."
+    )
     augmentation: AugmentationConfig = AugmentationConfig()
     loss: Literal["cross-entropy", "dice"] | None = Field(None, description="Default: by the task.")
-    initial_weights: str | None = Field(None, description="A safetensors file of public weights to start from.")
+    initial_weights: str | None = Field(
+        None, description="A safetensors file of public weights to start from."
+    )
     method: Literal["auto", "book-keeping", "layer-vmap", "vmap", "loop"] = "auto"
 
     @model_validator(mode="after")
@@ -141,13 +165,17 @@ class EvaluationConfig(Section):
 class Experiment(Section):
     """One run, fully described."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Also the run's folder below `out`.")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Also the run's folder below `out`."
+    )
     data: DataConfig
     model: ModelConfig
     privacy: PrivacyConfig | Literal["none"]
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
-    seed: int | None = Field(None, ge=0, description="Research only: noise from a seed is not private, and the run says so.")
+    seed: int | None = Field(
+        None, ge=0, description="Research only: noise from a seed is not private, and the run says so."
+    )
     device: str = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's.")
     out: Path = Path("runs")
@@ -181,7 +209,10 @@ class Experiment(Section):
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(
-                "cannot read the experiment file", where=str(path), why=error.strerror or "", remedy="Check the path."
+                "cannot read the experiment file",
+                where=str(path),
+                why=error.strerror or "",
+                remedy="Check the path.",
             ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError("is not YAML", where=str(path), why=" ".join(str(error).split())) from None
@@ -200,7 +231,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
     """Set one `a.b.c=value`; the value is read as YAML."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"{override!r} is not key=value", where="--set", remedy="For example --set training.epochs=2")
+        raise ConfigError(
+            f"{override!r} is not key=value", where="--set", remedy="For example --set training.epochs=2"
+        )
     *parents, last = key.strip().split(".")
     place = values
     for parent in parents:
@@ -221,7 +254,11 @@ def _explain(error: ValidationError) -> str:
         path = [str(part) for part in item["loc"] if part not in ("PrivacyConfig", "literal['none']")]
         name = ".".join(path)
         # `privacy` is a section or the word none: pydantic reports both, and one is enough.
-        if item["type"] == "literal_error" and item["loc"][-1] == "literal['none']" and isinstance(item["input"], dict):
+        if (
+            item["type"] == "literal_error"
+            and item["loc"][-1] == "literal['none']"
+            and isinstance(item["input"], dict)
+        ):
             continue
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(path[-1], _keys(path[:-1]), n=1)

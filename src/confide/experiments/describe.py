@@ -31,7 +31,9 @@ def versions() -> dict[str, str]:
 def describe_data(splits: DataSplits, units: int) -> DataRecord:
     """Which data, and whose. `units` is the declared n."""
     info = splits.info
-    rows = {part.split: len(part) for part in (splits.train, splits.validation, splits.test) if part is not None}
+    rows = {
+        part.split: len(part) for part in (splits.train, splits.validation, splits.test) if part is not None
+    }
     return DataRecord(
         name=info.name,
         title=info.title,

@@ -16,7 +16,14 @@ from confide.experiments.record import FILE, RunRecord
 
 EXPERIMENT = "experiment.yaml"
 # Keys that change neither the model nor the claim: a run may resume under other values of these.
-FREE = {"out", "device", "threads", "training.physical_batch_size", "training.method", "evaluation.batch_size"}
+FREE = {
+    "out",
+    "device",
+    "threads",
+    "training.physical_batch_size",
+    "training.method",
+    "evaluation.batch_size",
+}
 
 
 class Start(Enum):
@@ -69,7 +76,10 @@ def _check_writable(folder: Path) -> None:
         reason = "Permission denied."
     if reason:
         raise ConfigError(
-            "cannot write the run's folder", where=str(folder), why=reason, remedy="Choose another with --set out=FOLDER."
+            "cannot write the run's folder",
+            where=str(folder),
+            why=reason,
+            remedy="Choose another with --set out=FOLDER.",
         )
 
 
@@ -80,7 +90,9 @@ def _move_aside(folder: Path) -> None:
     try:
         folder.rename(aside)
     except OSError as error:
-        raise ConfigError("cannot move the earlier run aside", where=str(folder), why=error.strerror or "") from None
+        raise ConfigError(
+            "cannot move the earlier run aside", where=str(folder), why=error.strerror or ""
+        ) from None
 
 
 def _check_same(experiment: Experiment, folder: Path) -> None:
@@ -91,7 +103,9 @@ def _check_same(experiment: Experiment, folder: Path) -> None:
         raise RunError("cannot be resumed", where=str(folder / EXPERIMENT), why=str(error)) from None
     ours = _flat(yaml.safe_load(experiment.to_yaml()))
     theirs = _flat(there if isinstance(there, dict) else {})
-    differing = sorted(k for k in ours.keys() | theirs.keys() if k not in FREE and ours.get(k) != theirs.get(k))
+    differing = sorted(
+        k for k in ours.keys() | theirs.keys() if k not in FREE and ours.get(k) != theirs.get(k)
+    )
     if differing:
         shown = ", ".join(f"{key} was {theirs.get(key)!r}, is {ours.get(key)!r}" for key in differing[:4])
         raise RunError(

@@ -8,7 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from confide.errors import BudgetExhaustedError, ConfigError
-from confide.experiments.config import ClippingConfig, Experiment, OptimizerConfig, PrivacyConfig, TrainingConfig
+from confide.experiments.config import (
+    ClippingConfig,
+    Experiment,
+    OptimizerConfig,
+    PrivacyConfig,
+    TrainingConfig,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +133,9 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     parameters = [p for p in model.parameters() if p.requires_grad]
     match config.name:
         case "sgd":
-            return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+            return torch.optim.SGD(
+                parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            )
         case "adam":
             return torch.optim.Adam(parameters, config.lr, weight_decay=config.weight_decay)
         case "nadam":
@@ -169,6 +177,9 @@ def choose_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"there is no device {name!r}", where="device", why=str(error).splitlines()[0], remedy="Use auto or cpu."
+            f"there is no device {name!r}",
+            where="device",
+            why=str(error).splitlines()[0],
+            remedy="Use auto or cpu.",
         ) from None
     return device

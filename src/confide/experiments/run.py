@@ -74,5 +74,3 @@ def fit(
     words = list(sys.argv if command is None else command)
     with Session.open(experiment, resume=start is Start.RESUME, command=words) as session:
         return session.train(listener or Silent())
-
-

@@ -19,10 +19,7 @@ import torch
 
 from confide.data.augment import Augmentation
 from confide.data.catalog import DataSplits, load
-from confide.errors import BudgetExhaustedError, CheckpointError, ModelError
-from confide.experiments import history
 from confide.experiments.config import Experiment, PrivacyConfig
-from confide.experiments.describe import describe_cost, describe_data, describe_model, versions
 from confide.experiments.folder import begin
 from confide.experiments.prepare import (
     choose_device,
@@ -33,24 +30,18 @@ from confide.experiments.prepare import (
     planned_steps,
     within_budget,
 )
-from confide.experiments.record import RunRecord, Spent, Status
+from confide.experiments.record import RunRecord, Status
 from confide.experiments.run import Listener
-from confide.experiments.scores import score_test, score_validation
 from confide.mechanisms.keys import RunKey
-from confide.models.registry import build
 from confide.privacy.ledger import Ledger, Reservation
 from confide.privacy.plan import PrivacyPlan
-from confide.surgery.inspect import inspect
-from confide.training import checkpoint
 from confide.training.average import WeightAverage
 from confide.training.losses import LOSSES
-from confide.training.mechanism import with_loss_release
+from confide.training.mechanism import with_releases
 from confide.training.plain import PlainLoop
 from confide.training.spent import SpentCurve
 from confide.training.step import Work, private_steps
 from confide.training.trainer import AnyStep, StopRequest, Trainer
-
-_RELEASED_EVERY_SECONDS = 60.0
 
 
 @dataclass
@@ -96,7 +87,7 @@ class Session:
         if privacy:
             whole = make_plan(experiment, units, splits.train.unit)
             plan = within_budget(whole, privacy.epsilon)
-            plan = with_loss_release(plan) if privacy.release_loss else plan
+            scheduled = whole.steps
         optimizer = make_optimizer(model, experiment.training.optimizer)
         trainer = Trainer(
             model,
@@ -116,9 +107,10 @@ class Session:
             units=units,
         )
         if privacy:
+            assert plan is not None
             names = [name for name, p in model.named_parameters() if p.requires_grad]
             session._clipping = make_clipping(privacy.clipping, names)
-            assert plan is not None
+            session.plan = with_releases(plan, session._clipping, loss=privacy.release_loss)
             session._spent = SpentCurve(plan)
         if resume:
             session._restore()
@@ -145,3 +137,73 @@ class Session:
                 f"{lost} steps were charged before the run stopped and are not in its checkpoint; "
                 "they count as spent and are not repeated"
             )
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def train(self, listener: Listener) -> RunRecord:
+        """Take the remaining steps, score the model, and write the record."""
+        began = time.perf_counter()
+        listener.started(self)
+        status: Status = "failed"
+        self._record("running", began)
+        done = self.first_step
+        try:
+            with StopRequest() as stop:
+                outcome = self.trainer.run(
+                    self._steps(), lambda step: self._on_step(step, listener, began), stop
+                )
+            done = self._done
+            short = self.plan is not None and self.plan.steps < self.scheduled
+            status = "interrupted" if outcome == "interrupted" else "exhausted" if short else "finished"
+            self._checkpoint()
+            if self.reservation is not None and status != "interrupted":
+                self.reservation.close(done)
+        except BaseException:
+            self._record(status, began)
+            raise
+        record = self._record(status, began)
+        if status == "interrupted":
+            return record
+        return self._finish(record)
+
+    def _steps(self) -> Iterator[AnyStep]:
+        training, privacy = self.experiment.training, self.experiment.privacy
+        views = training.augmentation.views
+        augmentation = (
+            Augmentation.of(training.augmentation.operations) if training.augmentation.operations else None
+        )
+        loss = LOSSES[
+            training.loss or ("cross-entropy" if self.splits.info.task == "classification" else "dice")
+        ]
+        work = Work(training.physical_batch_size, training.method, self.experiment.data.max_rows_per_unit)
+        if self.plan is None:
+            seed = self.experiment.seed if self.experiment.seed is not None else secrets.randbits(32)
+            loop = PlainLoop(
+                self.trainer.model,
+                self.splits.train,
+                loss,
+                training.batch_size,
+                self.total,
+                seed,
+                views,
+                augmentation,
+                work,
+            )
+            return loop.run(self.trainer.optimizer, self.first_step)
+        assert isinstance(privacy, PrivacyConfig)
+        seed = self.experiment.seed
+        return private_steps(
+            self.trainer.model,
+            self.trainer.optimizer,
+            self.splits.train,
+            self.plan,
+            loss=loss,
+            clipping=self._clipping,
+            views=views,
+            augmentation=augmentation,
+            release_loss=privacy.release_loss,
+            work=work,
+            key=RunKey.from_os() if seed is None else RunKey.from_seed(seed),
+            charge=self.reservation,
+            first_step=self.first_step,
+        )

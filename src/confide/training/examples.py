@@ -60,7 +60,9 @@ class TorchExamples:
         return default_collate([self.dataset[int(row)] for row in rows])
 
 
-def as_examples(data: ImageSet | Dataset[Any] | Sequence[Tensor] | Examples, units: Sequence[int] | Rows | None = None) -> Examples:
+def as_examples(
+    data: ImageSet | Dataset[Any] | Sequence[Tensor] | Examples, units: Sequence[int] | Rows | None = None
+) -> Examples:
     """View any supported data set as examples.
 
     Args:
@@ -87,4 +89,6 @@ def as_examples(data: ImageSet | Dataset[Any] | Sequence[Tensor] | Examples, uni
         raise DataError(f"{len(index)} unit numbers for {length} rows", remedy="Give one integer per row.")
     # The shapes of an empty batch come from one row; its content is not kept.
     first = default_collate([data[0]])
-    return TorchExamples(data, UnitRows.of(index), torch.utils._pytree.tree_map(lambda t: t[:0].clone(), first))
+    return TorchExamples(
+        data, UnitRows.of(index), torch.utils._pytree.tree_map(lambda t: t[:0].clone(), first)
+    )

@@ -48,7 +48,9 @@ def with_releases(plan: PrivacyPlan, clipping: Clipping, *, loss: bool) -> Priva
     asked = clipping.release(plan.noise_multiplier)
     wanted += [asked] if asked else []
     there = {release.name for release in plan.releases}
-    return replace(plan, releases=(*plan.releases, *(release for release in wanted if release.name not in there)))
+    return replace(
+        plan, releases=(*plan.releases, *(release for release in wanted if release.name not in there))
+    )
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ class PrivateMechanism:
         ranks: This process among those that share the work.
     """
 
-    def __init__(self, plan: PrivacyPlan, clipping: Clipping, key: RunKey, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, plan: PrivacyPlan, clipping: Clipping, key: RunKey, ranks: Ranks | None = None
+    ) -> None:
         self.plan = plan
         self.clipping = clipping
         self.ranks = ranks or Ranks()

@@ -52,7 +52,9 @@ class PlainLoop:
             order = np.argsort(uniforms(self.seed + number // a_pass, np.arange(n), 1, 1)[:, 0, 0])
             place = number % a_pass * self.batch_size
             last = number % a_pass == a_pass - 1
-            chosen = np.sort(order[place:] if last and n > self.batch_size else order[place : place + self.batch_size])
+            chosen = np.sort(
+                order[place:] if last and n > self.batch_size else order[place : place + self.batch_size]
+            )
             rows, _ = self.examples.rows_of(chosen)
             total = self._backward(rows, number)
             optimizer.step()

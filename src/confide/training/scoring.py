@@ -37,7 +37,12 @@ def scores(model: nn.Module, images: ImageSet, batch_size: int = 512) -> Iterato
             yield model(inputs.to(device)).float().cpu(), targets
 
 
-def probabilities(model: nn.Module, images: ImageSet, batch_size: int = 512) -> tuple[NDArray[np.float32], NDArray[Any]]:
+def probabilities(
+    model: nn.Module, images: ImageSet, batch_size: int = 512
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Class probabilities (N, K) and labels (N,) of a classification split."""
-    parts = [(torch.softmax(given, 1).numpy(), wanted.numpy()) for given, wanted in scores(model, images, batch_size)]
+    parts = [
+        (torch.softmax(given, 1).numpy(), wanted.numpy())
+        for given, wanted in scores(model, images, batch_size)
+    ]
     return np.concatenate([p for p, _ in parts]), np.concatenate([t for _, t in parts])

@@ -118,13 +118,17 @@ def private_steps(
     if (clip_norm is None) == (clipping is None):
         raise InputError("give one of clip_norm and clipping")
     if views > 1 and augmentation is None:
-        raise InputError(f"{views} views of an image need an augmentation", why="Without one they are all the same.")
+        raise InputError(
+            f"{views} views of an image need an augmentation", why="Without one they are all the same."
+        )
     bounded = clipping if clipping is not None else FlatClipping(clip_norm or math.nan)
     ranks = ranks or Ranks.current()
     mechanism = PrivateMechanism(
         with_releases(plan, bounded, loss=release_loss), bounded, key or ranks.shared_key(), ranks
     )
-    loop = PrivateLoop(model, as_examples(dataset, units), loss, mechanism, views, augmentation, work or Work())
+    loop = PrivateLoop(
+        model, as_examples(dataset, units), loss, mechanism, views, augmentation, work or Work()
+    )
     _check_optimizer(model, optimizer)
     return loop.run(optimizer, charge, first_step)
 
@@ -163,15 +167,25 @@ class PrivateLoop:
         seed = self.mechanism.views_seed(number)
         chosen = self.mechanism.units(number, self.examples.n_units)
         for rows, owner in self._physical_batches(chosen, seed):
-            batch = tree_map(lambda t: t.to(device, non_blocking=True), views_of(self.examples, rows, self.views, self.augmentation, seed))
+            batch = tree_map(
+                lambda t: t.to(device, non_blocking=True),
+                views_of(self.examples, rows, self.views, self.augmentation, seed),
+            )
             labels = torch.from_numpy(np.repeat(owner, self.views)).to(device)
             out = clipped_gradient(
-                self.model, self.loss, batch, clipping=self.mechanism.clipping, units=labels, method=self.work.method
+                self.model,
+                self.loss,
+                batch,
+                clipping=self.mechanism.clipping,
+                units=labels,
+                method=self.work.method,
             )
             total.add(out.sums, _unit_means(out.losses, labels), out.factors)
         return total
 
-    def _physical_batches(self, chosen: NDArray[np.int64], seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    def _physical_batches(
+        self, chosen: NDArray[np.int64], seed: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Rows and the unit of each, cut between units into parts of about the physical batch size."""
         rows, owner = self.examples.rows_of(chosen)
         if self.work.max_rows_per_unit is not None:
@@ -214,9 +228,12 @@ def _unit_means(losses: Tensor, labels: Tensor) -> Tensor:
     """Mean loss of each unit: losses (B,), labels (B,) ascending; returns (U,)."""
     _, position = labels.unique_consecutive(return_inverse=True)
     counts = torch.bincount(position)
-    return torch.zeros(len(counts), dtype=torch.float64, device=losses.device).index_add_(
-        0, position, losses.detach().double()
-    ) / counts
+    return (
+        torch.zeros(len(counts), dtype=torch.float64, device=losses.device).index_add_(
+            0, position, losses.detach().double()
+        )
+        / counts
+    )
 
 
 def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -230,4 +247,6 @@ def _check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None
             remedy="Build the optimizer from model.parameters() of the very model that is trained.",
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ModelError("the model has no trainable parameter", remedy="Set requires_grad on what is to be trained.")
+        raise ModelError(
+            "the model has no trainable parameter", remedy="Set requires_grad on what is to be trained."
+        )

@@ -29,7 +29,9 @@ def uniforms(seed: int, rows: NDArray[np.int64], views: int, draws: int) -> NDAr
     return (bits >> np.uint64(11)).astype(np.float64).reshape(len(rows), views, draws) * 2.0**-53
 
 
-def keep_per_unit(seed: int, rows: NDArray[np.int64], owner: NDArray[np.int64], most: int) -> NDArray[np.bool_]:
+def keep_per_unit(
+    seed: int, rows: NDArray[np.int64], owner: NDArray[np.int64], most: int
+) -> NDArray[np.bool_]:
     """Mask of at most `most` random rows of each unit; a unit's choice depends on its own rows only."""
     score = uniforms(seed, rows, 1, 1)[:, 0, 0]
     order = np.lexsort((score, owner))
