@@ -45,13 +45,13 @@ class DataConfig(Section):
 
     name: str = Field(description="A catalogue name (`confide data list`) or a path.")
     unit: PrivacyUnit | None = Field(
-        None, description="image, patient, lesion or tile; default: what the data set supports."
+        default=None, description="image, patient, lesion or tile; default: what the data set supports."
     )
     size: int | None = Field(
-        None, ge=8, description="Side in pixels to resize to, for sets that are not square already."
+        default=None, ge=8, description="Side in pixels to resize to, for sets that are not square already."
     )
     max_rows_per_unit: int | None = Field(
-        None, ge=1, description="Rows a unit contributes to a step at most."
+        default=None, ge=1, description="Rows a unit contributes to a step at most."
     )
 
 
@@ -72,12 +72,17 @@ class ClippingConfig(Section):
     """How one unit's gradient is bounded."""
 
     kind: Literal["flat", "per-layer", "automatic", "adaptive"] = "flat"
-    bound: Real = Field(1.0, description="Clip norm C.")
-    quantile: float = Field(0.5, gt=0, lt=1, description="adaptive: the share of units left unclipped.")
+    bound: Real = Field(default=1.0, description="Clip norm C.")
+    quantile: float = Field(
+        default=0.5, gt=0, lt=1, description="adaptive: the share of units left unclipped."
+    )
 
 
 class PrivacyConfig(Section):
-    """The privacy parameters. Give `epsilon` (the noise is found), `noise_multiplier`, or both (ε is then a limit)."""
+    """The privacy parameters.
+
+    Give `epsilon` (the noise is found), `noise_multiplier`, or both (ε is then a limit).
+    """
 
     epsilon: Real | None = None
     noise_multiplier: Real | None = None
@@ -85,15 +90,15 @@ class PrivacyConfig(Section):
     clipping: ClippingConfig = ClippingConfig()
     sampling: Literal["poisson", "fixed-size", "full-batch", "balls-in-bins"] = "poisson"
     units: int | None = Field(
-        None, ge=1, description="n, declared public; default: the data set's published size."
+        default=None, ge=1, description="n, declared public; default: the data set's published size."
     )
     release_loss: bool = Field(
-        True, description="Release the training loss of every step, with its own accounted noise."
+        default=True, description="Release the training loss of every step, with its own accounted noise."
     )
     hardened: bool = Field(
-        False, description="Integer gradients and discrete Gaussian noise instead of floats."
+        default=False, description="Integer gradients and discrete Gaussian noise instead of floats."
     )
-    ledger: bool = Field(True, description="Charge the ledger before every step.")
+    ledger: bool = Field(default=True, description="Charge the ledger before every step.")
 
     @model_validator(mode="after")
     def _one_given(self) -> Self:
@@ -107,18 +112,18 @@ class OptimizerConfig(Section):
 
     name: Literal["sgd", "adam", "nadam", "adamw"] = "adam"
     lr: Real = 1e-3
-    momentum: float = Field(0.0, ge=0, lt=1, description="sgd only.")
-    weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="sgd only.")
+    weight_decay: float = Field(default=0.0, ge=0)
 
 
 class AugmentationConfig(Section):
     """Random views of an image, and how many of them one step averages."""
 
     views: int = Field(
-        1, ge=1, description="Augmentation multiplicity K: views a unit's gradient is averaged over."
+        default=1, ge=1, description="Augmentation multiplicity K: views a unit's gradient is averaged over."
     )
     operations: tuple[str, ...] = Field(
-        (), description="For example [flip, shift]; see confide.data.augment."
+        default=(), description="For example [flip, shift]; see confide.data.augment."
     )
 
 
@@ -127,22 +132,22 @@ class TrainingConfig(Section):
 
     batch_size: int = Field(ge=1, description="Expected number of units in a step: q·n.")
     epochs: Real | None = None
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     physical_batch_size: int = Field(
-        256, ge=1, description="Rows in memory at once; changes memory, not the result."
+        default=256, ge=1, description="Rows in memory at once; changes memory, not the result."
     )
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = Field(
-        0.0, ge=0, lt=1, description="Share of the steps over which the rate rises to its value."
+        default=0.0, ge=0, lt=1, description="Share of the steps over which the rate rises to its value."
     )
     ema: float = Field(
-        0.0, ge=0, lt=1, description="Decay of the averaged weights that are evaluated; 0: none."
+        default=0.0, ge=0, lt=1, description="Decay of the averaged weights that are evaluated; 0: none."
     )
     augmentation: AugmentationConfig = AugmentationConfig()
-    loss: Literal["cross-entropy", "dice"] | None = Field(None, description="Default: by the task.")
+    loss: Literal["cross-entropy", "dice"] | None = Field(default=None, description="Default: by the task.")
     initial_weights: str | None = Field(
-        None, description="A safetensors file of public weights to start from."
+        default=None, description="A safetensors file of public weights to start from."
     )
     method: Literal["auto", "book-keeping", "layer-vmap", "vmap", "loop"] = "auto"
 
@@ -157,9 +162,20 @@ class EvaluationConfig(Section):
     """When the model is scored. Scores on validation and test images are declared public."""
 
     every_epochs: Real = 1.0
-    batch_size: int = Field(512, ge=1)
-    bootstrap: int = Field(1000, ge=0, description="Resamples for confidence intervals; 0: none.")
-    test: bool = Field(True, description="Open the test images once, at the end.")
+    batch_size: int = Field(default=512, ge=1)
+    bootstrap: int = Field(default=1000, ge=0, description="Resamples for confidence intervals; 0: none.")
+    test: Literal["at-end", "each-evaluation", "never"] = Field(
+        default="at-end",
+        description="When the test images are scored. `each-evaluation` repeats published protocols that "
+        "look at them all the time; choosing anything by such a curve spoils the test set.",
+    )
+    samples: int | None = Field(
+        default=None,
+        ge=0,
+        le=24,
+        description="Test images kept in the run folder for its report; default: 24 of a published data set, "
+        "none of one's own.",
+    )
 
 
 class Experiment(Section):
@@ -173,11 +189,16 @@ class Experiment(Section):
     privacy: PrivacyConfig | Literal["none"]
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    study: str | None = Field(
+        default=None, description="The search that this run is a trial of; noted in the ledger."
+    )
     seed: int | None = Field(
-        None, ge=0, description="Research only: noise from a seed is not private, and the run says so."
+        default=None,
+        ge=0,
+        description="Research only: noise from a seed is not private, and the run says so.",
     )
     device: str = "auto"
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's.")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: torch's.")
     out: Path = Path("runs")
 
     @property

@@ -6,19 +6,33 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from confide.experiments.config import Experiment
-from confide.experiments.record import Baseline, Cost, DataRecord, ModelRecord
+from confide.experiments.record import Baseline, Cost, DataRecord, ModelRecord, RunRecord, Spent, Status
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from confide.data.catalog import DataSplits
+    from confide.experiments.results import Results
+    from confide.experiments.session import Session
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run stands: its status, its seconds so far, the steps that count as spent."""
+
+    status: Status
+    seconds: float
+    charged: int
+
 
 PACKAGES = ("confide", "torch", "numpy", "scipy", "dp-accounting", "cryptography", "scikit-learn", "monai")
 
@@ -26,6 +40,39 @@ PACKAGES = ("confide", "torch", "numpy", "scipy", "dp-accounting", "cryptography
 def versions() -> dict[str, str]:
     """Versions that decide what a run computes."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+def describe_run(session: Session, ended: Ended, found: Results | None) -> RunRecord:
+    """The record of a run as it stands. What is spent is what was charged, never less."""
+    experiment, privacy, progress = session.experiment, session.privacy, session.progress
+    seeded = experiment.seed is not None
+    guarantee = spent = None
+    if privacy is not None:
+        guarantee = privacy.plan.guarantee(private=not seeded).to_dict()
+        if ended.charged:
+            epsilon = privacy.plan.epsilon(steps=ended.charged)
+            spent = Spent(epsilon=epsilon, delta=privacy.plan.delta, steps=ended.charged)
+    device = next(session.trainer.model.parameters()).device
+    return RunRecord(
+        name=experiment.name,
+        status=ended.status,
+        created=progress.created,
+        finished=datetime.now(UTC) if ended.status in ("finished", "exhausted") else None,
+        command=session.command,
+        guarantee=guarantee,
+        spent=spent,
+        declared_public=list(session.splits.declared_public),
+        metrics=found.metrics if found else {},
+        baseline=found.baseline if found else Baseline(),
+        versions=versions(),
+        data=describe_data(session.splits, session.units),
+        model=describe_model(experiment, session.trainer.model, session.splits),
+        seed_policy="not private: seeded" if seeded else "operating system",
+        cost=describe_cost(ended.seconds, progress.step, device),
+        calibration=found.calibration if found else None,
+        training=experiment.training.model_dump(mode="json"),
+        warnings=progress.warnings,
+    )
 
 
 def describe_data(splits: DataSplits, units: int) -> DataRecord:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from confide.errors import BudgetExhaustedError, ConfigError
+from confide.errors import BudgetExhaustedError, ConfigError, ModelError
 from confide.experiments.config import (
     ClippingConfig,
+    DataConfig,
     Experiment,
     OptimizerConfig,
     PrivacyConfig,
@@ -20,10 +22,78 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from confide.data.catalog import DataSplits
     from confide.mechanisms.clipping import Clipping
     from confide.privacy.plan import PrivacyPlan
     from confide.privacy.schemes import Sampling
     from confide.privacy.units import PrivacyUnit
+
+
+def load_data(config: DataConfig) -> DataSplits:
+    """The data set of an experiment.
+
+    Raises:
+        DataError: If it cannot be loaded.
+    """
+    from confide.data.catalog import load
+
+    return load(config.name, unit=config.unit, size=config.size)
+
+
+def build_model(experiment: Experiment, splits: DataSplits) -> nn.Module:
+    """The model of an experiment, with its public initial weights.
+
+    Raises:
+        ConfigError: If there is no such model or option, or the initial weights cannot be read.
+        ModelError: If the model cannot be trained privately.
+    """
+    import torch
+
+    from confide.models.registry import build
+    from confide.surgery.inspect import examine
+
+    if experiment.seed is not None:
+        torch.manual_seed(experiment.seed)
+    model = build(
+        experiment.model.name,
+        in_channels=splits.info.channels,
+        classes=len(splits.info.classes),
+        **experiment.model.options,
+    )
+    if experiment.training.initial_weights is not None:
+        _load_weights(model, Path(experiment.training.initial_weights))
+    if experiment.privacy != "none":
+        shape = splits.train.images.shape[1:]
+        found = examine(model, torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)))
+        if found.blocked:
+            worst = found.findings[0]
+            raise ModelError(str(worst), where=f"model {experiment.model.name}")
+    return model
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    """Start from public weights: all that fit by name and shape; the rest stay as initialised."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        given = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            "the initial weights cannot be read",
+            where=str(path),
+            why=str(error),
+            remedy="Give a safetensors file.",
+        ) from None
+    own = model.state_dict()
+    fitting = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
+    if not fitting:
+        raise ConfigError(
+            "none of the initial weights fits the model",
+            where=str(path),
+            why=f"It has {', '.join(list(given)[:3])}, ...; the model has {', '.join(list(own)[:3])}, ...",
+        )
+    model.load_state_dict(own | fitting)
 
 
 def planned_steps(training: TrainingConfig, units: int) -> int:
@@ -108,7 +178,7 @@ def _sampling(name: str, batch_size: int, units: int) -> Sampling:
         case "full-batch":
             return schemes.FullBatch()
         case _:
-            return schemes.BallsInBins(max(1, round(units / batch_size)))
+            return schemes.sampling_from_dict({"name": name, "bins": max(1, round(units / batch_size))})
 
 
 def make_clipping(config: ClippingConfig, names: list[str]) -> Clipping:

@@ -76,9 +76,9 @@ class ModelRecord(Part):
     options: dict[str, Any] = {}
     parameters: int = Field(ge=0)
     in_channels: int | None = None
-    size: tuple[int, int] | None = Field(None, description="Height and width in pixels.")
+    size: tuple[int, int] | None = Field(default=None, description="Height and width in pixels.")
     mean: list[float] | None = Field(
-        None, description="Public normalisation constants, a value a channel, of [0, 1] pixels."
+        default=None, description="Public normalisation constants, a value a channel, of [0, 1] pixels."
     )
     std: list[float] | None = None
 
@@ -112,7 +112,7 @@ class Audit(Part):
 class RunRecord(Part):
     """The record of a run: `guarantee` is None without DP, `spent` is None before the first step."""
 
-    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
     name: str
     status: Status
     created: datetime
@@ -130,9 +130,13 @@ class RunRecord(Part):
     cost: Cost = Cost()
     calibration: Calibration | None = None
     audit: Audit | None = None
-    training: dict[str, Any] = Field({}, description="The training section of the experiment, for tables.")
+    training: dict[str, Any] = Field(
+        default={}, description="The training section of the experiment, for tables."
+    )
     warnings: list[str] = []
-    repeat: int | None = Field(None, description="Which repeat of the same experiment this is, in a sweep.")
+    repeat: int | None = Field(
+        default=None, description="Which repeat of the same experiment this is, in a sweep."
+    )
 
     def save(self, folder: Path) -> Path:
         """Write `run.json` in one piece: a crash leaves the old record or the new one."""

@@ -21,7 +21,7 @@ class Listener(Protocol):
         ...
 
     def stepped(self, number: int, loss: float | None, epsilon: float | None) -> None:
-        """A step is done; `loss` is what the mechanism released, `epsilon` an upper bound of what was spent."""
+        """A step is done; `loss` was released by the mechanism, `epsilon` bounds what was spent."""
         ...
 
     def evaluated(self, epoch: float, metrics: dict[str, float | None]) -> None:

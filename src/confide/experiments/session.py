@@ -1,28 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run, from prepared objects to its record.
 
-Order matters and is fixed here: the data set is registered and the whole plan reserved in the ledger before the first
-step; every step is charged before its noise is drawn; the record on disk never claims less than what was charged.
+Order matters and is fixed here: the whole plan is reserved in the ledger before the first step, every step is
+charged before its noise is drawn, and the record on disk never claims less than what was charged.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
 import torch
 
 from confide.data.augment import Augmentation
-from confide.data.catalog import DataSplits, load
+from confide.data.catalog import DataSplits
+from confide.errors import BudgetExhaustedError, CheckpointError
+from confide.experiments import history, snapshot
 from confide.experiments.config import Experiment, PrivacyConfig
+from confide.experiments.describe import Ended, describe_run
 from confide.experiments.folder import begin
 from confide.experiments.prepare import (
+    build_model,
     choose_device,
+    load_data,
     make_clipping,
     make_optimizer,
     make_plan,
@@ -31,7 +36,11 @@ from confide.experiments.prepare import (
     within_budget,
 )
 from confide.experiments.record import RunRecord, Status
+from confide.experiments.results import Results, write_results
 from confide.experiments.run import Listener
+from confide.experiments.scores import score
+from confide.experiments.snapshot import Progress
+from confide.mechanisms.clipping import AdaptiveClipping, Clipping
 from confide.mechanisms.keys import RunKey
 from confide.privacy.ledger import Ledger, Reservation
 from confide.privacy.plan import PrivacyPlan
@@ -43,30 +52,39 @@ from confide.training.spent import SpentCurve
 from confide.training.step import Work, private_steps
 from confide.training.trainer import AnyStep, StopRequest, Trainer
 
+# A crash loses at most so much work; what it spent stays charged.
+_CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """What makes a session private: the plan to be done, and the number of steps that was wished for."""
+
+    config: PrivacyConfig
+    plan: PrivacyPlan
+    scheduled: int
+    clipping: Clipping
+    spent: SpentCurve
+
 
 @dataclass
 class Session:
-    """A prepared run. Use it as a context manager: leaving it closes the ledger's reservation."""
+    """A prepared run. Use it as a context manager: leaving it lets the ledger go."""
 
     experiment: Experiment
     splits: DataSplits
     trainer: Trainer
+    units: int
     total: int
-    epoch_steps: float
     command: list[str]
-    plan: PrivacyPlan | None = None
-    scheduled: int = 0
+    progress: Progress
+    privacy: Privacy | None = None
     reservation: Reservation | None = None
-    first_step: int = 0
-    created: datetime = field(default_factory=lambda: datetime.now(UTC))
-    earlier_seconds: float = 0.0
-    warnings: list[str] = field(default_factory=list)
-    units: int = 0
     _stack: ExitStack = field(default_factory=ExitStack)
-    _spent: SpentCurve | None = None
-    _clipping: Any = None
+    _began: float = 0.0
+    _saved: float = 0.0
 
-    # -- opening ------------------------------------------------------------------------------------------------
+    # -- opening -----------------------------------------------------------------------------------------
 
     @classmethod
     def open(cls, experiment: Experiment, *, resume: bool, command: Sequence[str]) -> Self:
@@ -74,136 +92,242 @@ class Session:
 
         Raises:
             InputError: If the experiment cannot be run.
-            BudgetExhaustedError: If the ledger's limit refuses the plan.
+            BudgetExhaustedError: If the budget, or the ledger's limit, refuses the plan.
         """
         if experiment.threads is not None:
             torch.set_num_threads(experiment.threads)
         device = choose_device(experiment.device)
-        splits = load(experiment.data.name, unit=experiment.data.unit, size=experiment.data.size)
-        privacy = experiment.privacy if isinstance(experiment.privacy, PrivacyConfig) else None
-        units = (privacy.units if privacy else None) or splits.train.n_units
-        model = _build_model(experiment, splits).to(device)
-        plan, scheduled = None, planned_steps(experiment.training, units)
-        if privacy:
-            whole = make_plan(experiment, units, splits.train.unit)
-            plan = within_budget(whole, privacy.epsilon)
-            scheduled = whole.steps
+        splits = load_data(experiment.data)
+        given = experiment.privacy if isinstance(experiment.privacy, PrivacyConfig) else None
+        units = (given.units if given else None) or splits.train.n_units
+        model = build_model(experiment, splits).to(device)
+        scheduled = planned_steps(experiment.training, units)
+        privacy = None
+        if given:
+            names = [name for name, p in model.named_parameters() if p.requires_grad]
+            privacy = _privacy(experiment, given, units, splits, make_clipping(given.clipping, names))
         optimizer = make_optimizer(model, experiment.training.optimizer)
-        trainer = Trainer(
-            model,
-            optimizer,
-            make_schedule(optimizer, experiment.training, scheduled),
-            WeightAverage(model, experiment.training.ema) if experiment.training.ema else None,
-        )
+        schedule = make_schedule(optimizer, experiment.training, scheduled)
+        average = WeightAverage(model, experiment.training.ema) if experiment.training.ema else None
         session = cls(
             experiment=experiment,
             splits=splits,
-            trainer=trainer,
-            total=plan.steps if plan else scheduled,
-            epoch_steps=units / experiment.training.batch_size,
-            command=list(command),
-            plan=plan,
-            scheduled=scheduled,
+            trainer=Trainer(model, optimizer, schedule, average),
             units=units,
+            total=privacy.plan.steps if privacy else scheduled,
+            command=list(command),
+            progress=Progress(0, datetime.now(UTC)),
+            privacy=privacy,
         )
-        if privacy:
-            assert plan is not None
-            names = [name for name, p in model.named_parameters() if p.requires_grad]
-            session._clipping = make_clipping(privacy.clipping, names)
-            session.plan = with_releases(plan, session._clipping, loss=privacy.release_loss)
-            session._spent = SpentCurve(plan)
-        if resume:
-            session._restore()
-        session._reserve(privacy, resume)
-        begin(experiment)
+        try:
+            session._restore(resume)
+            begin(experiment)
+        except BaseException:
+            session.close()
+            raise
         return session
 
-    def _reserve(self, privacy: PrivacyConfig | None, resume: bool) -> None:
-        """Reserve the plan, or take up the reservation of a run that stopped; the ledger outranks the checkpoint."""
-        if privacy is None or not privacy.ledger:
-            return
-        assert self.plan is not None
-        ledger = self._stack.enter_context(Ledger.open())
-        ledger.register(self.splits.info.name, self.splits.fingerprint, self.splits.train.unit)
-        run = str(self.experiment.folder.resolve())
-        if not resume:
-            self.reservation = ledger.reserve(self.splits.info.name, self.plan, run=run)
-            return
-        self.reservation = ledger.resume(run, self.plan)
-        lost = self.reservation.charged - self.first_step
+    def _restore(self, resume: bool) -> None:
+        """Take up the checkpoint and reserve the steps. The ledger outranks the checkpoint."""
+        found = snapshot.restore(self.experiment.folder, self.trainer) if resume else None
+        self.progress = found or self.progress
+        charged = self._reserve(resume)
+        # Without a ledger the last line of the history tells how far the run had come.
+        seen = history.load(self.experiment.folder).last_step if resume and self.privacy else 0
+        lost = max(charged, seen) - self.progress.step
         if lost > 0:
-            self.first_step = self.reservation.charged
-            self.warnings.append(
+            for _ in range(lost):
+                self.trainer.schedule.step()
+            self.progress.step += lost
+            self.progress.warnings.append(
                 f"{lost} steps were charged before the run stopped and are not in its checkpoint; "
-                "they count as spent and are not repeated"
+                "they count as spent and were not repeated"
             )
 
-    # -- training -----------------------------------------------------------------------------------------------
+    def _reserve(self, resume: bool) -> int:
+        """Reserve the plan, or take up the reservation of a run that stopped; returns the charged steps."""
+        if self.privacy is None or not self.privacy.config.ledger:
+            return 0
+        ledger = self._stack.enter_context(Ledger.open())
+        name, run = self.splits.info.name, str(self.experiment.folder.resolve())
+        ledger.register(name, self.splits.fingerprint, self.splits.train.unit)
+        if resume:
+            self.reservation = ledger.resume(run, self.privacy.plan, mark=self.progress.mark)
+        else:
+            self.reservation = ledger.reserve(name, self.privacy.plan, run=run, study=self.experiment.study)
+        return self.reservation.charged
+
+    def on_close(self, action: Callable[[], object]) -> None:
+        """Call something when the session ends, however it ends."""
+        self._stack.callback(action)
+
+    def close(self) -> None:
+        """Let the ledger go; unused leases are given back, and a run without a step frees its reservation."""
+        if self.reservation is not None and self.reservation.charged == 0:
+            self.reservation.close(0)
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def clipping(self) -> Clipping | None:
+        """The clipping as it stands; an adaptive bound moves with what each step released."""
+        if self.privacy is None or self.progress.clip_bound is None:
+            return self.privacy.clipping if self.privacy else None
+        assert isinstance(self.privacy.clipping, AdaptiveClipping)
+        return replace(self.privacy.clipping, bound=self.progress.clip_bound)
+
+    # -- training ----------------------------------------------------------------------------------------
 
     def train(self, listener: Listener) -> RunRecord:
         """Take the remaining steps, score the model, and write the record."""
-        began = time.perf_counter()
+        self._began = self._saved = time.perf_counter()
         listener.started(self)
-        status: Status = "failed"
-        self._record("running", began)
-        done = self.first_step
+        self._record("running")
         try:
-            with StopRequest() as stop:
-                outcome = self.trainer.run(
-                    self._steps(), lambda step: self._on_step(step, listener, began), stop
-                )
-            done = self._done
-            short = self.plan is not None and self.plan.steps < self.scheduled
-            status = "interrupted" if outcome == "interrupted" else "exhausted" if short else "finished"
+            status = self._loop(listener)
             self._checkpoint()
             if self.reservation is not None and status != "interrupted":
-                self.reservation.close(done)
-        except BaseException:
-            self._record(status, began)
+                self.reservation.close(self.progress.step)
+        except BaseException as error:
+            # A second Ctrl-C ends a step half-way; its charge stands, and the last checkpoint holds.
+            self._record("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
-        record = self._record(status, began)
         if status == "interrupted":
-            return record
-        return self._finish(record)
+            return self._record(status)
+        with self._final_weights():
+            found = write_results(self.experiment, self.splits, self.trainer.model)
+        return self._record(status, found)
+
+    def _loop(self, listener: Listener) -> Status:
+        try:
+            with StopRequest() as stop:
+                outcome = self.trainer.run(self._steps(), lambda step: self._on_step(step, listener), stop)
+        except BudgetExhaustedError as error:
+            # The limit was lowered meanwhile: nothing of the refused step was computed.
+            self.progress.warnings.append(str(error))
+            return "exhausted"
+        if outcome == "interrupted":
+            return "interrupted"
+        return "exhausted" if self.privacy and self.total < self.privacy.scheduled else "finished"
 
     def _steps(self) -> Iterator[AnyStep]:
-        training, privacy = self.experiment.training, self.experiment.privacy
-        views = training.augmentation.views
-        augmentation = (
-            Augmentation.of(training.augmentation.operations) if training.augmentation.operations else None
-        )
-        loss = LOSSES[
-            training.loss or ("cross-entropy" if self.splits.info.task == "classification" else "dice")
-        ]
+        training = self.experiment.training
+        names = training.augmentation.operations
+        augmentation = Augmentation.of(names) if names else None
+        task = self.splits.info.task
+        loss = LOSSES[training.loss or ("cross-entropy" if task == "classification" else "dice")]
         work = Work(training.physical_batch_size, training.method, self.experiment.data.max_rows_per_unit)
-        if self.plan is None:
-            seed = self.experiment.seed if self.experiment.seed is not None else secrets.randbits(32)
+        model, optimizer, seed = self.trainer.model, self.trainer.optimizer, self.experiment.seed
+        if self.privacy is None:
+            chosen = seed if seed is not None else secrets.randbits(32)
             loop = PlainLoop(
-                self.trainer.model,
+                model,
                 self.splits.train,
                 loss,
                 training.batch_size,
                 self.total,
-                seed,
-                views,
+                chosen,
+                training.augmentation.views,
                 augmentation,
                 work,
             )
-            return loop.run(self.trainer.optimizer, self.first_step)
-        assert isinstance(privacy, PrivacyConfig)
-        seed = self.experiment.seed
+            return loop.run(optimizer, self.progress.step)
         return private_steps(
-            self.trainer.model,
-            self.trainer.optimizer,
+            model,
+            optimizer,
             self.splits.train,
-            self.plan,
+            self.privacy.plan,
             loss=loss,
-            clipping=self._clipping,
-            views=views,
+            clipping=self.clipping,
+            views=training.augmentation.views,
             augmentation=augmentation,
-            release_loss=privacy.release_loss,
+            release_loss=self.privacy.config.release_loss,
             work=work,
             key=RunKey.from_os() if seed is None else RunKey.from_seed(seed),
             charge=self.reservation,
-            first_step=self.first_step,
+            first_step=self.progress.step,
         )
+
+    def _on_step(self, step: AnyStep, listener: Listener) -> None:
+        before, now = self.progress.step, step.number
+        self.progress.step = now
+        clipping = self.clipping
+        if step.unclipped is not None and isinstance(clipping, AdaptiveClipping):
+            self.progress.clip_bound = clipping.updated(step.unclipped).bound
+        epsilon = self.privacy.spent.at(now) if self.privacy else None
+        line = history.StepLine(step=now, epoch=self._epoch(now), loss=_finite(step.loss), epsilon=epsilon)
+        history.append(self.experiment.folder, line)
+        listener.stepped(now, step.loss, epsilon)
+        every = max(1, round(self.experiment.evaluation.every_epochs * self.units / self._batch))
+        if now // every > before // every or now == self.total:
+            self._evaluate(now, epsilon, listener)
+            self._checkpoint()
+        elif time.perf_counter() - self._saved > _CHECKPOINT_SECONDS:
+            self._checkpoint()
+
+    @property
+    def _batch(self) -> int:
+        return self.experiment.training.batch_size
+
+    def _epoch(self, step: int) -> float:
+        return step * self._batch / self.units
+
+    def _evaluate(self, step: int, epsilon: float | None, listener: Listener) -> None:
+        """A point of the curves: validation images, and test images only where the experiment asks for it."""
+        config = self.experiment.evaluation
+        wanted = {"validation": self.splits.validation}
+        if config.test == "each-evaluation":
+            wanted["test"] = self.splits.test
+        with self._final_weights():
+            for split, images in wanted.items():
+                if not len(images):
+                    continue
+                found = score(self.trainer.model, images, batch_size=config.batch_size).values()
+                history.append(
+                    self.experiment.folder,
+                    history.EvaluationLine(
+                        step=step, epoch=self._epoch(step), epsilon=epsilon, split=split, metrics=found
+                    ),
+                )
+                if split == "validation":
+                    listener.evaluated(self._epoch(step), found)
+
+    def _final_weights(self) -> Any:
+        """Inside, the model has the weights that the run would give out now."""
+        average = self.trainer.average
+        return average.applied(self.trainer.model) if average is not None else nullcontext()
+
+    def _checkpoint(self) -> None:
+        self.progress.mark = self.reservation.mark() if self.reservation is not None else None
+        self.progress.seconds += time.perf_counter() - self._began
+        self._began = self._saved = time.perf_counter()
+        try:
+            snapshot.save(self.experiment.folder, self.trainer, self.progress)
+        except CheckpointError as error:
+            # Training goes on: the ledger has what was spent, and the older checkpoint is whole.
+            self.progress.warnings.append(f"a checkpoint was not written: {error}")
+
+    def _record(self, status: Status, found: Results | None = None) -> RunRecord:
+        seconds = self.progress.seconds + time.perf_counter() - self._began
+        charged = self.reservation.charged if self.reservation is not None else self.progress.step
+        record = describe_run(self, Ended(status, seconds, max(charged, self.progress.step)), found)
+        record.save(self.experiment.folder)
+        return record
+
+
+def _privacy(
+    experiment: Experiment, config: PrivacyConfig, units: int, splits: DataSplits, clipping: Clipping
+) -> Privacy:
+    whole = make_plan(experiment, units, splits.train.unit)
+    plan = with_releases(within_budget(whole, config.epsilon), clipping, loss=config.release_loss)
+    return Privacy(config, plan, whole.steps, clipping, SpentCurve(plan))
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity; a diverged loss is no number worth keeping."""
+    return value if value is not None and abs(value) < float("inf") else None

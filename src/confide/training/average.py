@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -30,6 +30,12 @@ class WeightAverage:
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         present = [p.detach() for _, p in model.named_parameters()]
         torch._foreach_lerp_(list(self.weights.values()), present, 1 - decay)
+
+    def restore(self, weights: Mapping[str, Tensor], steps: int) -> None:
+        """Go on from an earlier average of the same parameters."""
+        for name, weight in self.weights.items():
+            weight.copy_(weights[name])
+        self.steps = steps
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The progress of a run on a terminal: a bar with the loss and the ε spent, or a line an epoch in a log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SHOWN = {"balanced_accuracy": "balanced accuracy", "auc": "AUC", "dice": "Dice"}
+
+
+class Bar:
+    """A listener that draws. Where the output is no terminal it prints a line an evaluation."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[said]}"),
+            console=self._console,
+        )
+        self._task: Any = None
+        self._total = 0
+        self._spent = ""
+
+    def started(self, session: Any) -> None:
+        """Say what every ε on the bar is conditioned on, then start it."""
+        self._total = session.total
+        if session.privacy is not None:
+            from confide.privacy.guarantee import delta_text
+
+            plan = session.privacy.plan
+            self._console.print(
+                f"ε below is at δ = {delta_text(plan.delta)}, per {plan.unit.value}, "
+                f"{plan.sampling.name} sampling, by {plan.guarantee(1).accountant.upper()}; "
+                f"noise multiplier σ = {plan.noise_multiplier:.4g}",
+                highlight=False,
+            )
+            if session.experiment.seed is not None:
+                self._console.print("not private: seeded", style="bold red")
+        if self._console.is_terminal:
+            self._task = self._bar.add_task("", total=session.total, completed=session.progress.step, said="")
+            self._bar.start()
+            session.on_close(self._bar.stop)
+
+    def stepped(self, number: int, loss: float | None, epsilon: float | None) -> None:
+        """Move the bar."""
+        said = [] if loss is None else [f"loss {loss:.3f}"]
+        if epsilon is not None:
+            from confide.privacy.guarantee import rounded_up
+
+            said.append(f"ε ≤ {rounded_up(epsilon)}")
+        self._spent = "  ".join(said)
+        if self._task is not None:
+            self._bar.update(self._task, completed=number, said=self._spent)
+
+    def evaluated(self, epoch: float, metrics: dict[str, float | None]) -> None:
+        """A line with the validation scores."""
+        scores = [
+            f"{title} {value:.3f}"
+            for name, title in _SHOWN.items()
+            if (value := metrics.get(name)) is not None
+        ]
+        line = f"epoch {epoch:6.2f}  {self._spent}  validation: {', '.join(scores)}"
+        (self._bar.console if self._task is not None else self._console).print(line, highlight=False)
