@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real networks of the field, as MONAI and confide build them, small enough to be checked sample by sample."""
+"""Real networks of the field, as MONAI and confide build them, small enough to check sample by sample."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks that radiologists use: repaired, inspected, and their clipped sums held to the one-by-one oracle."""
+"""Networks that radiologists use: repaired, inspected, their clipped sums held to the one-by-one oracle."""
 
 from __future__ import annotations
 

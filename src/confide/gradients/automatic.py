@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """`method="auto"`: book-keeping where it works, and the next best where it does not, decided once for each
 model."""
 

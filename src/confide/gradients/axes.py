@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Where the batch dimension of a tensor goes when its dimensions are exchanged.
 
 Knowing the batch by its length alone would be wrong once a sequence is as long as the batch.

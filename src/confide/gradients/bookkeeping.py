@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Norms first, gradients once: one forward pass, one backward pass without weight gradients, one weighted
 sum.
 
@@ -9,7 +10,7 @@ shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,7 +74,7 @@ def record(
 
 
 @contextmanager
-def _spared(parameters: dict[str, nn.Parameter]) -> Iterator[None]:
+def _spared(parameters: dict[str, nn.Parameter]) -> Generator[None]:
     """Rules give no gradient to parameters; should autograd find one all the same, it must not stay in
     `.grad`."""
     before = {name: p.grad for name, p in parameters.items()}
@@ -135,7 +136,7 @@ def _through_derived(recorder: Recorder, parameters: dict[str, nn.Parameter]) ->
             is_grads_batched=True,
         )
         for name, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
+            if gradient is not None:  # pyright: ignore[reportUnnecessaryComparison]
                 found.setdefault(name, []).append(Instantiated(gradient))
     recorder.captures.clear()
     return {name: combined(captures) for name, captures in found.items()}

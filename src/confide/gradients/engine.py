@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Clipped sums of per-unit gradients.
 
 *Formal guarantee.* `sums` is Σ_u f_u·g_u over the units of the batch, where g_u is the mean of the
@@ -21,15 +22,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from confide.errors import InputError, UnsupportedLayerError
 from confide.gradients.automatic import automatic
 from confide.gradients.bookkeeping import Unsupported, by_bookkeeping
 from confide.gradients.fallback import Method, Part, by_loop, by_vmap
-from confide.gradients.reference import Loss, batch_length, trainable
+from confide.gradients.reference import Loss, batch_length, pick, trainable
 from confide.gradients.scrutiny import refuse_mixing, unchanged_buffers, uncompiled
-from confide.gradients.units import Clip, Clipping, Units
+from confide.gradients.units import Clip, Units, add_into
+from confide.mechanisms.clipping import Clipping, FlatClipping
 
 Run = Callable[[nn.Module, Loss, Any, Units, Clip], tuple[Part, tuple[str, ...]]]
 _METHODS: dict[str, Method] = {"book-keeping": by_bookkeeping, "vmap": by_vmap, "loop": by_loop}
@@ -85,8 +86,6 @@ def clipped_gradient(
     if (clip_norm is None) == (clipping is None):
         raise InputError("give one of clip_norm and clipping")
     if clipping is None:
-        from confide.mechanisms.clipping import FlatClipping
-
         assert clip_norm is not None
         clipping = FlatClipping(clip_norm)
     if method != "auto" and method not in _METHODS:
@@ -121,16 +120,12 @@ def _in_parts(
     reasons: dict[str, None] = {}
     chunks = owners.chunks(most)
     for chunk in chunks:
-        piece = tree_map(
-            lambda leaf, chunk=chunk: (
-                leaf.detach()[chunk.to(leaf.device)] if isinstance(leaf, Tensor) else leaf
-            ),
-            batch,
+        part, why = run(
+            model, loss, pick(batch, chunk), Units.of(owners.index[chunk], len(chunk), chunk.device), clip
         )
-        part, why = run(model, loss, piece, Units.of(owners.index[chunk], len(chunk), chunk.device), clip)
         reasons |= dict.fromkeys(why)
         if parts:
-            torch._foreach_add_(list(parts[0].sums.values()), list(part.sums.values()))
+            add_into(parts[0].sums.values(), part.sums.values())
         parts.append(Part(parts[0].sums if parts else part.sums, part.norms, part.factors, part.losses))
     order = torch.cat(chunks)
     losses = torch.cat([part.losses for part in parts])

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """The slow ways to a clipped sum, for models that the engine cannot take apart."""
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from confide.gradients.reference import Loss, loop_gradients, trainable, vmap_gradients
-from confide.gradients.units import Clip, Units, refuse_non_finite, squared_norms, without_rows
+from confide.gradients.units import Clip, Units, add_into, refuse_non_finite, squared_norms, without_rows
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,14 @@ def by_loop(model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) 
         losses.append(value)
         if not unit:
             unit = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        torch._foreach_add_(list(unit.values()), list(gradients.values()), alpha=weights[row])
+        add_into(unit.values(), (g * weights[row] for g in gradients.values()))
         if row + 1 < len(index) and index[row + 1] == index[row]:
             continue
         mine = torch.stack(losses[begin:])
         one = Units(mine.new_zeros(len(mine), dtype=torch.int64), 1, len(mine) == 1)
         part = clip_stacked({name: g[None] for name, g in unit.items()}, mine, one, clip)
         begin = row + 1
-        torch._foreach_add_(list(sums.values()), list(part.sums.values()))
+        add_into(sums.values(), part.sums.values())
         norms.append(part.norms)
         factors.append(part.factors)
         unit = {}

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Whole layers with a rule of their own, and `vmap` of single layers that have none.
 
 Such a layer's `forward` is replaced on the instance for one pass and put back afterwards, also after an
@@ -7,7 +8,7 @@ exception.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from confide.gradients.captures import Instantiated
-from confide.gradients.recorder import Recorder, Unsupported
+from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.rules import LAYERS, LayerRule
 
 
@@ -59,7 +60,7 @@ class OwnRule(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         inputs = ctx.saved_tensors
-        with torch._C.DisableTorchFunction():
+        with unseen():
             recorder: Recorder = ctx.recorder
             needs = ctx.needs_input_grad[5:]
             leaves = [x.detach().requires_grad_(need) for x, need in zip(inputs, needs, strict=True)]
@@ -92,7 +93,7 @@ def _wrapped(recorder: Recorder, layer: nn.Module, handler: LayerRule) -> Any:
             raise Unsupported(
                 f"{type(layer).__name__} was called with other arguments than rows of the batch"
             )
-        with torch._C.DisableTorchFunction():
+        with unseen():
             out = OwnRule.apply(recorder, layer, handler, run, recorder.anchor, *inputs)
         recorder.mark_rows(out)
         return out
@@ -101,7 +102,7 @@ def _wrapped(recorder: Recorder, layer: nn.Module, handler: LayerRule) -> Any:
 
 
 @contextmanager
-def own_rules(model: nn.Module, recorder: Recorder, by_vmap: frozenset[str] = frozenset()) -> Iterator[None]:
+def own_rules(model: nn.Module, recorder: Recorder, by_vmap: frozenset[str] = frozenset()) -> Generator[None]:
     """Within, layers with a rule of their own, and those named in `by_vmap`, run by it."""
     changed: list[nn.Module] = []
     try:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Sees every torch function of a forward pass, and replaces those that use a trainable parameter.
 
 A `TorchFunctionMode` knows parameters by identity, so it does not matter which module calls what, how
@@ -45,6 +46,8 @@ class Unsupported(Exception):
 
 
 OpRule = Callable[..., Any]
+# Within, torch functions run without being seen by any recorder.
+unseen = torch._C.DisableTorchFunction  # pyright: ignore[reportPrivateUsage]
 
 
 class Recorder(TorchFunctionMode):
@@ -216,7 +219,7 @@ class PerSample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        with torch._C.DisableTorchFunction():
+        with unseen():
             per_unit = ctx.recorder.units.sum_rows(grads[0])
             ctx.recorder.record(
                 ctx.target, Instantiated(per_unit.reshape(len(per_unit), *ctx.target.shape).contiguous())

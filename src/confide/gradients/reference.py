@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Per-sample gradients in the plainest way: by `vmap`, and one sample at a time.
 
 Both are references: slow, short, and without any of the engine's code. The engine falls back to them for
@@ -47,6 +48,17 @@ def batch_length(batch: Any) -> int:
             remedy="Put everything that belongs to a sample into one row of each tensor.",
         )
     return lengths.pop()
+
+
+def pick(batch: Any, rows: Tensor | slice) -> Any:
+    """Some rows of a batch, by their numbers."""
+
+    def picked(leaf: object) -> object:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.detach()[rows.to(leaf.device) if isinstance(rows, Tensor) else rows]
+
+    return tree_map(picked, batch)
 
 
 def check_losses(losses: Any, rows: int) -> Tensor:
@@ -131,9 +143,7 @@ def loop_gradients(model: nn.Module, loss: Loss, batch: Any) -> Iterator[tuple[d
     """
     parameters = trainable(model)
     for row in range(batch_length(batch)):
-        part = tree_map(
-            lambda leaf, row=row: leaf.detach()[row : row + 1] if isinstance(leaf, Tensor) else leaf, batch
-        )
+        part = pick(batch, slice(row, row + 1))
         with torch.enable_grad():
             value = check_losses(loss(model, part), 1)[0]
             gradients = _own_gradients(value, parameters)

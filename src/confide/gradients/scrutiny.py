@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Does a model treat its samples apart, and does book-keeping see it right? Asked once for each model and
 way of use."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +15,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]
-from torch.utils._pytree import tree_map
 
 from confide.errors import UnsupportedLayerError
 from confide.gradients.fallback import Method, Part, by_loop
-from confide.gradients.reference import Loss
+from confide.gradients.reference import Loss, pick
 from confide.gradients.tuning import kernels
 from confide.gradients.units import Clip, Units
 
@@ -46,7 +46,7 @@ def refuse_mixing(model: nn.Module) -> None:
 
 
 @contextmanager
-def unchanged_buffers(model: nn.Module) -> Iterator[None]:
+def unchanged_buffers(model: nn.Module) -> Generator[None]:
     """Refuse a forward pass that changes a buffer: it would keep un-noised traces of the batch.
 
     Raises:
@@ -65,7 +65,7 @@ def unchanged_buffers(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def uncompiled() -> Iterator[None]:
+def uncompiled() -> Generator[None]:
     """Within, parts of a model under `torch.compile` run as written: a compiled graph hides its
     operations."""
     if "torch._dynamo" not in sys.modules:  # nothing can be compiled, and importing it takes a second
@@ -87,9 +87,7 @@ def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units:
     rows = (units.index < 2).nonzero()[:, 0]
     if units.count < 2:
         return True
-    few = tree_map(
-        lambda leaf: leaf.detach()[rows.to(leaf.device)] if isinstance(leaf, Tensor) else leaf, batch
-    )
+    few = pick(batch, rows)
     theirs_units = Units.of(units.index[rows], len(rows), units.index.device)
     with torch.random.fork_rng(), _without_dropout(model), kernels("model"):
         ours = method(model, loss, few, theirs_units, clip)
@@ -124,7 +122,7 @@ def _same(once: Part, again: Part) -> bool:
 
 
 @contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
+def _without_dropout(model: nn.Module) -> Generator[None]:
     changed = [layer for layer in model.modules() if isinstance(layer, _DropoutNd) and layer.training]
     for layer in changed:
         layer.training = False

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Which kernel for which convolution: timed once for each shape on this machine, on numbers that are no data.
 
 The choice depends on shapes, dtype, device and thread count only, never on values, and is kept in the user's
@@ -13,7 +14,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -32,7 +33,7 @@ _loaded: list[bool] = []
 
 
 @contextmanager
-def kernels(mode: str) -> Iterator[None]:
+def kernels(mode: str) -> Generator[None]:
     """Within, engines choose kernels by this mode: "tune", "model", or one kernel by name."""
     token = _mode.set(mode)
     try:
@@ -139,7 +140,7 @@ def _work(name: str, x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, 
         return
     values = weight_gradient(name, x, grad, weight, shape, units)
     squared_norms(values)
-    torch.ones(len(values), dtype=values.dtype, device=values.device) @ values.flatten(1)
+    torch.mv(values.flatten(1).t(), torch.ones(len(values), dtype=values.dtype, device=values.device))
 
 
 def _wait(x: Tensor) -> None:

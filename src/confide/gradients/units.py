@@ -1,29 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Which row belongs to which privacy unit, and how clip groups turn norms into factors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from confide.errors import LossError
-
-
-class Clipping(Protocol):
-    """What the engine needs of `confide.mechanisms.clipping.Clipping`."""
-
-    def groups(self, names: Sequence[str]) -> tuple[int, ...]:
-        """The clip group of each parameter."""
-        ...
-
-    def factors(self, norms: Tensor) -> Tensor:
-        """Norms (U, G) in float64 -> factors (U, G); zero for a unit with a non-finite norm."""
-        ...
+from confide.mechanisms.clipping import Clipping
 
 
 @dataclass(frozen=True)
@@ -140,6 +129,11 @@ def squared_norms(values: Tensor) -> Tensor:
 
 def _accumulate(values: Tensor) -> torch.dtype:
     return torch.float32 if values.dtype in (torch.float16, torch.bfloat16) else values.dtype
+
+
+def add_into(totals: Iterable[Tensor], parts: Iterable[Tensor]) -> None:
+    """In place: totals += parts, tensor by tensor, in one call."""
+    torch._foreach_add_(list(totals), list(parts))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
 
 def without_rows(values: Tensor, rows: Tensor) -> Tensor:

@@ -53,4 +53,19 @@ def rule(layer: type[nn.Module]) -> Callable[[_R], _R]:
     return register
 
 
-from confide.gradients.rules import attention, conv, elementwise, embedding, linear, norm  # noqa: E402, F401
+# Importing them registers their rules; they import `operation` from here.
+from confide.gradients.rules import attention, conv, elementwise, embedding, linear, norm  # noqa: E402
+
+__all__ = [
+    "LAYERS",
+    "OPS",
+    "LayerRule",
+    "attention",
+    "conv",
+    "elementwise",
+    "embedding",
+    "linear",
+    "norm",
+    "operation",
+    "rule",
+]

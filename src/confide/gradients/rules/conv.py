@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Convolutions and transposed convolutions in one, two and three dimensions."""
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from confide.gradients.captures import Ghost, Instantiated
 from confide.gradients.kernels import ConvShape, conv_norms, conv_total, weight_gradient
-from confide.gradients.recorder import Recorder, Unsupported
+from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.rules import operation
 from confide.gradients.rules.precision import matched
 from confide.gradients.tuning import choose_kernel
@@ -48,7 +49,7 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (x,) = ctx.saved_tensors  # outside: a checkpoint runs forward again here, which must be seen
-        with torch._C.DisableTorchFunction():
+        with unseen():
             recorder: Recorder = ctx.recorder
             shape: ConvShape = ctx.shape
             weight: Tensor = ctx.weight

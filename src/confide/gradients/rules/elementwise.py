@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Parameters that meet the batch by broadcasting: biases, scales, position tables, class tokens."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Table look-ups: `F.embedding`, and PReLU's slope."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from confide.gradients.captures import Instantiated
-from confide.gradients.recorder import Recorder, Unsupported
+from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.rules import operation
 from confide.gradients.rules.elementwise import per_sample
 
@@ -35,7 +36,7 @@ class Embedding(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (index,) = ctx.saved_tensors
-        with torch._C.DisableTorchFunction():
+        with unseen():
             recorder: Recorder = ctx.recorder
             weight = ctx.weight
             places = recorder.rows_of(index, "embedding").flatten(1)

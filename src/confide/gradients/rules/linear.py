@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Matrix products with a weight: `F.linear` with any leading dimensions, and `x @ W`."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from confide.gradients.captures import Ghost, Instantiated
-from confide.gradients.recorder import Recorder, Unsupported
+from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.rules import operation
 from confide.gradients.rules.precision import matched
 
@@ -51,7 +52,7 @@ class Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        with torch._C.DisableTorchFunction():
+        with unseen():
             recorder: Recorder = ctx.recorder
             weight, bias = ctx.weight, ctx.bias
             grad = grads[0]

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Normalisation layers that stay within a sample, and the refusal of those that do not."""
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from confide.errors import UnsupportedLayerError
 from confide.gradients.captures import Instantiated
-from confide.gradients.recorder import Recorder, Unsupported, always
+from confide.gradients.recorder import Recorder, Unsupported, always, unseen
 from confide.gradients.rules import operation
 from confide.gradients.rules.elementwise import per_sample
 
@@ -51,7 +52,7 @@ class GroupNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, mean, rstd = ctx.saved_tensors
-        with torch._C.DisableTorchFunction():
+        with unseen():
             recorder: Recorder = ctx.recorder
             rows, channels = x.shape[:2]
             scale = ctx.weight.detach().to(x.dtype).repeat(rows)
