@@ -7,6 +7,7 @@ charged before its noise is drawn, and the record on disk never claims less than
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -263,7 +264,7 @@ class Session:
         line = history.StepLine(step=now, epoch=self._epoch(now), loss=_finite(step.loss), epsilon=epsilon)
         history.append(self.experiment.folder, line)
         listener.stepped(now, step.loss, epsilon)
-        every = max(1, round(self.experiment.evaluation.every_epochs * self.units / self._batch))
+        every = max(1, math.ceil(self.experiment.evaluation.every_epochs * self.units / self._batch))
         if now // every > before // every or now == self.total:
             self._evaluate(now, epsilon, listener)
             self._checkpoint()
