@@ -268,18 +268,21 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{text!r} is not a value", where=f"--set {override}") from None
 
 
+_BRANCHES = ("PrivacyConfig", "function-", "literal[")
+
+
 def _explain(error: ValidationError) -> str:
     """All problems of an experiment, a sentence each."""
     problems: list[str] = []
     for item in error.errors():
-        path = [str(part) for part in item["loc"] if part not in ("PrivacyConfig", "literal['none']")]
+        # The branches of a union appear in the place as names of pydantic's own.
+        path = [part for part in map(str, item["loc"]) if not part.startswith(_BRANCHES)]
         name = ".".join(path)
         # `privacy` is a section or the word none: pydantic reports both, and one is enough.
-        if (
-            item["type"] == "literal_error"
-            and item["loc"][-1] == "literal['none']"
-            and isinstance(item["input"], dict)
-        ):
+        if item["type"] == "literal_error" and item["loc"][-1] == "literal['none']":
+            continue
+        if item["type"] == "model_type":
+            problems.append(f"{name} = {item['input']!r}: give a section of keys, or none")
             continue
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(path[-1], _keys(path[:-1]), n=1)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from confide.privacy.plan import PrivacyPlan
     from confide.privacy.schemes import Sampling
     from confide.privacy.units import PrivacyUnit
+    from confide.training.trainer import Schedule
 
 
 def load_data(config: DataConfig) -> DataSplits:
@@ -214,11 +215,9 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
             return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
 
 
-def make_schedule(
-    optimizer: torch.optim.Optimizer, training: TrainingConfig, steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Learning rate as a function of the step alone: no schedule here looks at a score."""
-    import torch
+def make_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, steps: int) -> Schedule:
+    """The learning rates of an experiment of so many steps."""
+    from confide.training.trainer import Schedule
 
     rising = round(training.warmup * steps)
 
@@ -229,7 +228,7 @@ def make_schedule(
             return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
         return 1.0
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return Schedule(optimizer, factor)
 
 
 def choose_device(name: str) -> torch.device:

@@ -137,13 +137,12 @@ class Session:
         seen = history.load(self.experiment.folder).last_step if resume and self.privacy else 0
         lost = max(charged, seen) - self.progress.step
         if lost > 0:
-            for _ in range(lost):
-                self.trainer.schedule.step()
             self.progress.step += lost
             self.progress.warnings.append(
                 f"{lost} steps were charged before the run stopped and are not in its checkpoint; "
                 "they count as spent and were not repeated"
             )
+        self.trainer.schedule.at(self.progress.step)
 
     def _reserve(self, resume: bool) -> int:
         """Reserve the plan, or take up the reservation of a run that stopped; returns the charged steps."""

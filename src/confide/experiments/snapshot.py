@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run between two steps, as a checkpoint holds it: weights, optimizer, schedule, average, clip norm, mark.
+"""A run between two steps, as a checkpoint holds it: weights, optimizer, average, clip norm, ledger mark.
 
 Everything in it is an output of the mechanism or a constant of the experiment. No key, no sampled unit, no
 un-noised number.
@@ -59,7 +59,6 @@ def save(folder: Path, trainer: Trainer, progress: Progress) -> None:
         "warnings": progress.warnings,
         "model": pack("model", trainer.model.state_dict(), tensors),
         "optimizer": pack("optimizer", trainer.optimizer.state_dict(), tensors),
-        "schedule": pack("schedule", trainer.schedule.state_dict(), tensors),
         "average": pack("average", average.weights, tensors) if average else None,
         "average_steps": average.steps if average else 0,
     }
@@ -77,8 +76,6 @@ def restore(folder: Path, trainer: Trainer) -> Progress | None:
     tensors, state = checkpoint.load(folder / FOLDER, checkpoint.checkpoint_key())
     trainer.model.load_state_dict(cast("dict[str, Any]", unpack(state["model"], tensors)))
     trainer.optimizer.load_state_dict(cast("dict[str, Any]", unpack(state["optimizer"], tensors)))
-    # The schedule's own function of the step is not in its state; it comes from the experiment.
-    trainer.schedule.load_state_dict(cast("dict[str, Any]", unpack(state["schedule"], tensors)))
     if trainer.average is not None:
         weights = cast("dict[str, Tensor]", unpack(state["average"], tensors))
         trainer.average.restore(weights, int(state["average_steps"]))

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop around the steps, the same for private and plain training: schedule, average, checkpoints, interruption."""
+"""The loop around the steps, the same for private and plain training: schedule, average, interruption."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Literal, Protocol
 
@@ -36,7 +36,10 @@ class AnyStep(Protocol):
 
 
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop between two steps; the second Ctrl-C interrupts at once."""
+    """Turns the first Ctrl-C or SIGTERM into a wish to stop between two steps.
+
+    The second Ctrl-C interrupts at once.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -59,6 +62,29 @@ class StopRequest:
             signal.signal(number, handler)
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rates as a function of the step alone: nothing looks at a score, nothing has to be saved.
+
+    Args:
+        optimizer: Its rates when this is made are the ones that `factor` multiplies.
+        factor: (steps taken so far) -> multiplier of the next step's rate.
+    """
+
+    optimizer: torch.optim.Optimizer
+    factor: Callable[[int], float]
+    rates: tuple[float, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rates", tuple(group["lr"] for group in self.optimizer.param_groups))
+        self.at(0)
+
+    def at(self, steps: int) -> None:
+        """Set the rates of the next step, after so many."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.factor(steps)
+
+
 @dataclass
 class Trainer:
     """Everything that a training run holds besides its data.
@@ -69,7 +95,7 @@ class Trainer:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule: Schedule
     average: WeightAverage | None = None
 
     def run(
@@ -79,7 +105,7 @@ class Trainer:
         if stop.requested:
             return "interrupted"
         for step in steps:
-            self.schedule.step()
+            self.schedule.at(step.number)
             if self.average is not None:
                 self.average.update(self.model)
             on_step(step)

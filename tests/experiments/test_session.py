@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs from beginning to end, interrupted, killed, resumed, exhausted."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from confide.errors import BudgetExhaustedError, ModelError, RunError
+from confide.experiments import history
+from confide.experiments.config import Experiment
+from confide.experiments.prepare import load_data
+from confide.experiments.record import RunRecord, load_run
+from confide.experiments.run import Silent, fit
+from confide.experiments.trained import trained_model
+from confide.privacy.ledger import Ledger
+
+Make = Callable[..., Experiment]
+
+
+class At(Silent):
+    """Does something after a step."""
+
+    def __init__(self, step: int, action: Callable[[], Any]) -> None:
+        self.step = step
+        self.action = action
+
+    def stepped(self, number: int, loss: float | None, epsilon: float | None) -> None:
+        if number == self.step:
+            self.action()
+
+
+def ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+class Crash(Exception):
+    """Stands for anything that ends a process between two checkpoints."""
+
+
+def crash() -> None:
+    raise Crash
+
+
+def weights(experiment: Experiment) -> dict[str, torch.Tensor]:
+    return load_file(experiment.folder / "model.safetensors")
+
+
+def charged() -> list[int]:
+    with Ledger.open() as ledger:
+        return [entry.leased for entry in ledger.runs()]
+
+
+def test_a_run_folder_holds_what_the_design_names(make: Make) -> None:
+    experiment = make(privacy={"epsilon": 1.0, "delta": 1e-3})
+    record = fit(experiment)
+    there = {path.name for path in experiment.folder.iterdir()}
+    assert {
+        "experiment.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "predictions.npz",
+        "checkpoint",
+    } <= there
+    assert not [name for name in there if name.endswith(".part")]
+    assert record.status == "finished"
+    assert record.guarantee is not None and record.spent is not None
+    assert record.guarantee["epsilon"] <= 1.0 and record.guarantee["unit"] == "patient"
+    # 60 patients, not 120 images, are what the guarantee counts.
+    assert record.guarantee["units"] == 60 and record.guarantee["sampling_rate"] == pytest.approx(20 / 60)
+    assert record.spent.steps == record.guarantee["steps"] == 9
+    assert charged() == [9]
+    steps = history.load(experiment.folder).steps
+    assert [line.step for line in steps] == list(range(1, 10))
+    curve = [line.epsilon for line in steps]
+    assert curve == sorted(curve) and curve[-1] == pytest.approx(record.guarantee["epsilon"], rel=1e-9)
+    assert RunRecord.load(experiment.folder) == record
+
+
+def test_scores_are_those_of_the_weights_that_are_kept(make: Make) -> None:
+    experiment = make()
+    fit(experiment)
+    run = load_run(experiment.folder)
+    assert run.predictions is not None and run.predictions.probabilities is not None
+    images, labels = load_data(experiment.data).test.batch(np.arange(24))
+    with torch.no_grad():
+        again = torch.softmax(trained_model(run)(images), 1).numpy()
+    np.testing.assert_allclose(run.predictions.probabilities, again, atol=1e-6)
+    accuracy = float((again.argmax(1) == labels.numpy()).mean())
+    assert run.record.metrics["test"]["accuracy"].value == pytest.approx(accuracy)
+
+
+def test_images_of_ones_own_stay_out_of_the_run_folder_unless_asked_for(make: Make) -> None:
+    fit(make("without"))
+    fit(make("with", evaluation__samples=5))
+    without, with_some = (load_run(make(name).folder).predictions for name in ("without", "with"))
+    assert without is not None and without.samples is None
+    assert (
+        with_some is not None and with_some.samples is not None and with_some.samples.shape == (5, 16, 16, 1)
+    )
+
+
+def test_the_twin_without_privacy_uses_the_same_trainer(make: Make) -> None:
+    record = fit(make(privacy="none"))
+    assert record.status == "finished" and record.guarantee is None and record.spent is None
+    assert record.metrics["test"]["accuracy"].value is not None
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("stop", [2, 5])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(make: Make, private: bool, stop: int) -> None:
+    # A seed makes sampling and noise functions of the step, so both runs must agree to the last bit.
+    changed: dict[str, Any] = {"seed": 7} | ({} if private else {"privacy": "none"})
+    whole, halved = make("whole", **changed), make("halved", **changed)
+    fit(whole)
+    assert fit(halved, listener=At(stop, ctrl_c)).status == "interrupted"
+    assert not (halved.folder / "model.safetensors").exists()
+    record = fit(halved)
+    assert record.status == "finished"
+    lines = history.load(halved.folder).steps
+    assert [line.step for line in lines] == list(range(1, 10))
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(halved)[name]), name
+    if private:
+        assert record.spent is not None and record.spent.steps == 9
+        assert charged() == [9, 9]
+
+
+def test_a_crash_never_gives_back_what_was_charged(make: Make) -> None:
+    experiment = make(evaluation__every_epochs=100)
+    with pytest.raises(Crash):
+        fit(experiment, listener=At(4, crash))
+    assert RunRecord.load(experiment.folder).status == "failed"
+    assert charged()[0] >= 4
+    record = fit(experiment)
+    # Steps 1 to 4 left no checkpoint: they stay spent and are not repeated, so ε stays within the plan's.
+    assert record.status == "finished"
+    assert record.spent is not None and record.spent.steps == 9
+    assert charged() == [9]
+    assert any("count as spent" in warning for warning in record.warnings)
+    steps = [line.step for line in history.load(experiment.folder).steps]
+    assert len(steps) == len(set(steps)) and max(steps) == 9
+
+
+def test_without_a_ledger_the_history_tells_how_far_a_crashed_run_had_come(make: Make) -> None:
+    experiment = make(privacy__ledger=False, evaluation__every_epochs=100)
+    with pytest.raises(Crash):
+        fit(experiment, listener=At(4, crash))
+    assert fit(experiment).status == "finished"
+    assert [line.step for line in history.load(experiment.folder).steps] == list(range(1, 10))
+
+
+def test_a_seeded_run_says_that_it_protects_nobody(make: Make) -> None:
+    record = fit(make(seed=1))
+    assert record.seed_policy == "not private: seeded"
+    assert record.guarantee is not None and record.guarantee["private"] is False
+    assert "not private: seeded" in record.guarantee["text"]
+
+
+def test_runs_from_the_operating_system_differ(make: Make) -> None:
+    first, second = make("first"), make("second")
+    fit(first)
+    fit(second)
+    pairs = zip(weights(first).values(), weights(second).values(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+
+
+def test_training_ends_before_the_step_that_would_exceed_epsilon(make: Make) -> None:
+    experiment = make(privacy={"noise_multiplier": 4.0, "epsilon": 0.4, "delta": 1e-3})
+    record = fit(experiment)
+    assert record.status == "exhausted"
+    assert record.guarantee is not None and record.spent is not None
+    assert 0 < record.spent.steps < 9 and record.spent.epsilon <= 0.4
+    # One step more would have been too much.
+    plan = replace(_plan(record), steps=record.spent.steps + 1)
+    assert plan.epsilon() > 0.4
+    assert (experiment.folder / "model.safetensors").exists()
+
+
+def _plan(record: RunRecord) -> Any:
+    from confide.privacy.plan import PrivacyPlan
+
+    values = record.guarantee
+    assert values is not None
+    return PrivacyPlan(
+        values["noise_multiplier"], values["sampling_rate"], values["steps"], values["delta"], values["units"]
+    )
+
+
+def test_not_even_one_step_fits(make: Make) -> None:
+    experiment = make(privacy={"noise_multiplier": 4.0, "epsilon": 0.1, "delta": 1e-3})
+    with pytest.raises(BudgetExhaustedError, match="one step spends"):
+        fit(experiment)
+    assert not experiment.folder.exists()
+
+
+def test_the_ledgers_limit_refuses_before_anything_is_written(make: Make) -> None:
+    fit(make("first"))
+    with Ledger.open() as ledger:
+        [name] = ledger.datasets()
+        ledger.limit(name, ledger.spent(name, 1e-3).epsilon * 1.1, 1e-3)
+    second = make("second")
+    with pytest.raises(BudgetExhaustedError, match=r"steps are still affordable|not one step"):
+        fit(second)
+    assert not second.folder.exists()
+    assert charged() == [9]
+
+
+def test_a_limit_lowered_while_training_ends_the_run(make: Make) -> None:
+    def lower() -> None:
+        with Ledger.open() as ledger:
+            [name] = ledger.datasets()
+            ledger.limit(name, 0.2, 1e-3)
+
+    experiment = make(training__steps=40)
+    record = fit(experiment, listener=At(5, lower))
+    assert record.status == "exhausted"
+    assert record.spent is not None and 5 <= record.spent.steps < 40
+    assert (experiment.folder / "model.safetensors").exists()
+
+
+def test_a_finished_run_is_read_not_repeated(make: Make) -> None:
+    first = fit(make())
+    assert fit(make()) == first
+    assert charged() == [9]
+
+
+def test_fresh_moves_the_earlier_run_aside(make: Make) -> None:
+    experiment = make()
+    fit(experiment)
+    fit(experiment, fresh=True)
+    assert (experiment.folder.with_name("run.1") / "run.json").exists()
+    assert charged() == [9, 9]
+
+
+def test_another_experiment_of_the_same_name_is_refused(make: Make) -> None:
+    fit(make(), listener=At(3, ctrl_c))
+    with pytest.raises(RunError, match=r"training\.batch_size was 20, is 10"):
+        fit(make(training__batch_size=10))
+    # What changes neither model nor claim may change.
+    assert fit(make(training__physical_batch_size=7)).status == "finished"
+
+
+def test_adaptive_clipping_goes_on_with_the_bound_it_had_reached(make: Make) -> None:
+    changed: dict[str, Any] = {"seed": 3, "privacy__clipping": {"kind": "adaptive", "bound": 0.5}}
+    whole, halved = make("whole", **changed), make("halved", **changed)
+    fit(whole)
+    fit(halved, listener=At(4, ctrl_c))
+    fit(halved)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(halved)[name]), name
+
+
+def test_test_images_are_scored_at_every_evaluation_only_when_asked(make: Make) -> None:
+    fit(make("once"))
+    fit(make("always", evaluation__test="each-evaluation"))
+    assert not history.load(make("once").folder).curve("accuracy", "test")
+    assert len(history.load(make("always").folder).curve("accuracy", "test")) == len(
+        history.load(make("always").folder).curve("accuracy")
+    )
+    never = fit(make("never", evaluation__test="never"))
+    assert "test" not in never.metrics and not (make("never").folder / "predictions.npz").exists()
+
+
+def test_initial_weights(make: Make, tmp_path: Path) -> None:
+    fit(make("public", privacy="none"))
+    start = make("public").folder / "model.safetensors"
+    given = weights(make("public"))
+    experiment = make("tuned", training__initial_weights=str(start), training__optimizer={"lr": 1e-12})
+    fit(experiment)
+    for name, tensor in weights(experiment).items():
+        torch.testing.assert_close(tensor, given[name], atol=1e-6, rtol=0)
+
+
+def test_a_model_that_mixes_samples_is_refused_by_name(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch import nn
+
+    from confide.models import registry
+
+    def mixing(*, in_channels: int, classes: int) -> nn.Module:
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+        return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.BatchNorm2d(4), head)
+
+    monkeypatch.setitem(registry._MODELS, "mixing", mixing)
+    experiment = make(model={"name": "mixing"})
+    with pytest.raises(ModelError, match="BatchNorm"):
+        fit(experiment)
+    assert not experiment.folder.exists() and charged() == []
