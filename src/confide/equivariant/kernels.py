@@ -84,6 +84,8 @@ def orthonormal_kernels(kernels: Array, tolerance: float = 1e-6) -> Array:
         tuple[npt.NDArray[np.bool_], list[int]]
     ] = []  # channel pairs and numbers of kernels that hang together
     for i, mask in enumerate(pairs):
+        if not mask.any():  # a wave whose zeros are the grid's points
+            continue
         touching = [part for part in parts if (part[0] & mask).any()]
         parts = [part for part in parts if not (part[0] & mask).any()]
         union = np.logical_or.reduce([mask, *(part[0] for part in touching)])

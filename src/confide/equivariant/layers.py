@@ -14,8 +14,11 @@ from confide.equivariant.fields import FieldType, SteerableModule
 from confide.equivariant.groups import Group
 from confide.equivariant.kernels import KernelBasis, invariants, kernel_basis
 from confide.equivariant.notes import note_once
+from confide.equivariant.representations import Representation
 from confide.equivariant.restriction import restrict_representation
 from confide.errors import CheckpointError, ConfigError
+
+KernelKey = tuple[Representation, Representation, int, int | None]
 
 
 class SteerableConv2d(SteerableModule):
@@ -76,9 +79,14 @@ class SteerableConv2d(SteerableModule):
         self._load_basis(self.weight)
         self.reset_parameters()
 
+    @property
+    def kernel_key(self) -> KernelKey:
+        """What the basis depends on: the arguments of `kernel_basis`."""
+        return self.in_type.rep, self.out_type.rep, self.kernel_size, self.frequency_cutoff
+
     def exact_basis(self) -> KernelBasis:
         """The basis in float64, as it was built."""
-        return kernel_basis(self.in_type.rep, self.out_type.rep, self.kernel_size, self.frequency_cutoff)
+        return kernel_basis(*self.kernel_key)
 
     def reset_parameters(self) -> None:
         """He's rule: every output channel gets variance 2 from inputs of variance 1."""
@@ -106,10 +114,18 @@ class SteerableConv2d(SteerableModule):
         return filters, None if self.bias is None else (self.bias @ self.bias_basis).reshape(-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
-        self._check_grid(x.shape[2], x.shape[3])
+        self.check(x)
         filters, bias = self.expand()
         return F.conv2d(x, filters, bias, self.stride, self.padding, self.dilation)
+
+    def check(self, x: Tensor) -> None:
+        """Refuse an input that the layer cannot take, and note one on which it is not exact.
+
+        Raises:
+            ConfigError: If the channels do not fit, or the kernel is larger than the padded image.
+        """
+        self.check_input(x)
+        self._check_grid(x.shape[2], x.shape[3])
 
     def export(self) -> nn.Conv2d:
         """The same map as an ordinary convolution."""

@@ -18,7 +18,7 @@ from torch.func import functional_call, vjp, vmap
 
 from confide.gradients.captures import Instantiated
 from confide.gradients.recorder import Recorder, Unsupported, unseen
-from confide.gradients.rules import LAYERS, LayerRule
+from confide.gradients.rules import FORWARDS, LAYERS, ForwardRule, LayerRule
 
 
 def vmap_rule(layer: nn.Module, inputs: tuple[Any, ...], grad_output: Tensor) -> dict[str, Tensor]:
@@ -101,18 +101,41 @@ def _wrapped(recorder: Recorder, layer: nn.Module, handler: LayerRule) -> Any:
     return forward
 
 
+def _forwarded(recorder: Recorder, layer: nn.Module, handler: ForwardRule) -> Any:
+    run = layer.forward
+
+    def forward(*inputs: Any, **kwargs: Any) -> Any:
+        out = NotImplemented if recorder.aside else handler(recorder, layer, *inputs, **kwargs)
+        return run(*inputs, **kwargs) if out is NotImplemented else out
+
+    return forward
+
+
+def _replacement(recorder: Recorder, layer: nn.Module, by_vmap: bool) -> Any:
+    """The forward that a layer has during the pass; none where its operations are seen one by one."""
+    own = LAYERS.get(type(layer))
+    if own is not None or by_vmap:
+        return _wrapped(recorder, layer, own or vmap_rule)
+    handler = FORWARDS.get(type(layer))
+    return None if handler is None else _forwarded(recorder, layer, handler)
+
+
 @contextmanager
 def own_rules(model: nn.Module, recorder: Recorder, by_vmap: frozenset[str] = frozenset()) -> Generator[None]:
     """Within, layers with a rule of their own, and those named in `by_vmap`, run by it."""
     changed: list[nn.Module] = []
     try:
         for name, layer in model.named_modules():
-            handler = LAYERS.get(type(layer)) or (vmap_rule if name in by_vmap else None)
-            if handler is not None and any(p.requires_grad for p in layer.parameters()):
-                if "forward" in vars(layer):
-                    raise Unsupported(f"{type(layer).__name__} already has a replaced forward")
-                layer.forward = _wrapped(recorder, layer, handler)
-                changed.append(layer)
+            if not any(p.requires_grad for p in layer.parameters()):
+                continue
+            replaced = "forward" in vars(layer)
+            forward = _replacement(recorder, layer, name in by_vmap)
+            if forward is None or (replaced and type(layer) in FORWARDS):
+                continue  # a forward that someone else has replaced is seen as it runs
+            if replaced:
+                raise Unsupported(f"{type(layer).__name__} already has a replaced forward")
+            layer.forward = forward
+            changed.append(layer)
         yield
     finally:
         for layer in changed:

@@ -14,15 +14,17 @@ import math
 import os
 import platform
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from confide.gradients.kernels import KERNELS, ConvShape, conv_norms, conv_total, fits, weight_gradient
+from confide.gradients.grams import conv_norms, conv_total
+from confide.gradients.kernels import KERNELS, ConvShape, fits, weight_gradient
 from confide.gradients.units import Units, squared_norms
 
 _GRAM_BYTES = 256_000_000
@@ -70,11 +72,16 @@ def choose_kernel(
         torch.get_num_threads(),
         ghost_allowed,
     ))  # fmt: skip
+    return remembered(key, {*KERNELS, "ghost"}, lambda: _fastest(x, grad, weight, shape, ghost_allowed))
+
+
+def remembered(key: str, known: Collection[str], choose: Callable[[], str]) -> str:
+    """The choice among the known names made for this key on this machine, now or earlier."""
     if not _loaded:
         _chosen.update(_load())
         _loaded.append(True)
-    if key not in _chosen:
-        _chosen[key] = _fastest(x, grad, weight, shape, ghost_allowed)
+    if _chosen.get(key) not in known:
+        _chosen[key] = choose()
         _save()
     return _chosen[key]
 
@@ -118,15 +125,21 @@ def _fastest(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, ghost_al
     )
     like_weight = torch.zeros_like(weight, dtype=x.dtype)
     units = Units.of(None, len(x), x.device)
-    times = dict.fromkeys(names, math.inf)
+    works = {name: partial(_work, name, like_x, like_grad, like_weight, shape, units) for name in names}
+    return fastest(works, x.device)
+
+
+def fastest(works: Mapping[str, Callable[[], object]], device: torch.device) -> str:
+    """Name of the fastest of several equal works, each timed up to three times."""
+    times = dict.fromkeys(works, math.inf)
     for turn in range(3):
-        for name in names:
+        for name, work in works.items():
             if turn and times[name] > 4 * min(times.values()):
                 continue
-            _wait(x)
+            _wait(device)
             began = time.perf_counter()
-            _work(name, like_x, like_grad, like_weight, shape, units)
-            _wait(x)
+            work()
+            _wait(device)
             taken = time.perf_counter() - began
             times[name] = taken if turn == 0 else min(times[name], taken)
     return min(times, key=lambda name: times[name])
@@ -143,15 +156,15 @@ def _work(name: str, x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, 
     torch.mv(values.flatten(1).t(), torch.ones(len(values), dtype=values.dtype, device=values.device))
 
 
-def _wait(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _file() -> Path:
     from platformdirs import user_cache_path
 
-    return user_cache_path("confide") / f"kernels3-{torch.__version__}-{platform.machine()}.json"
+    return user_cache_path("confide") / f"kernels4-{torch.__version__}-{platform.machine()}.json"
 
 
 def _load() -> dict[str, str]:
@@ -160,8 +173,7 @@ def _load() -> dict[str, str]:
         values = json.loads(_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    known = {*KERNELS, "ghost"}
-    return {k: v for k, v in values.items() if v in known} if isinstance(values, dict) else {}
+    return {k: v for k, v in values.items() if isinstance(v, str)} if isinstance(values, dict) else {}
 
 
 def _save() -> None:

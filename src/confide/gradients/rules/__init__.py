@@ -12,6 +12,8 @@ def my_layer(layer, inputs, grad_output):
     '''inputs: the layer's positional arguments, rows in front; grad_output: (B, ...).'''
     return {"weight": per_sample_gradient_of_weight}  # (B, *shape)
 ```
+
+A layer whose backward pass is worth writing by hand registers a `forward_rule`, which runs the layer itself.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from confide.gradients.recorder import OpRule
 LayerRule = Callable[[nn.Module, tuple[Any, ...], Tensor], dict[str, Tensor]]
 OPS: dict[Any, OpRule] = {}
 LAYERS: dict[type[nn.Module], LayerRule] = {}
+ForwardRule = Callable[..., Any]
+FORWARDS: dict[type[nn.Module], ForwardRule] = {}
 _R = TypeVar("_R", bound=Callable[..., Any])
 
 
@@ -53,17 +57,35 @@ def rule(layer: type[nn.Module]) -> Callable[[_R], _R]:
     return register
 
 
+def forward_rule(layer: type[nn.Module]) -> Callable[[_R], _R]:
+    """Register what runs instead of the `forward` of every instance of exactly this layer class.
+
+    The handler gets (recorder, layer, *arguments) and returns the output, or NotImplemented to have the
+    layer's own `forward` seen as usual. It records per-unit gradients of the layer's parameters during the
+    backward pass, as the rules of torch's own operations do.
+    """
+
+    def register(handler: _R) -> _R:
+        FORWARDS[layer] = handler
+        return handler
+
+    return register
+
+
 # Importing them registers their rules; they import `operation` from here.
 from confide.gradients.rules import attention, conv, elementwise, embedding, linear, norm  # noqa: E402
 
 __all__ = [
+    "FORWARDS",
     "LAYERS",
     "OPS",
+    "ForwardRule",
     "LayerRule",
     "attention",
     "conv",
     "elementwise",
     "embedding",
+    "forward_rule",
     "linear",
     "norm",
     "operation",
