@@ -121,21 +121,6 @@ def test_every_released_number_is_an_integer_and_the_lattice_is_the_same_for_nei
     )  # an empty batch: noise only
 
 
-def test_the_price_of_integers_is_the_distance_to_a_rounded_gaussian() -> None:
-    """Oracle: the distance of one coordinate by summation, against the bound's form √D/(33·s²)."""
-    std = 128
-    k, p = probabilities(std)
-    rounded = stats.norm.cdf((k + 0.5) / std) - stats.norm.cdf((k - 0.5) / std)
-    distance = 0.5 * np.abs(p - rounded).sum()
-    divergence = float((p[rounded > 1e-30] * np.log(p[rounded > 1e-30] / rounded[rounded > 1e-30])).sum())
-    assert distance <= 1 / (33 * std**2)
-    for coordinates in (1, 10**4, 10**8):  # Pinsker, with the true divergence
-        assert math.sqrt(coordinates * divergence / 2) <= math.sqrt(coordinates) / (33 * std**2) * (1 + 1e-3)
-    grid = IntegerGrid(1.0, 1.0)
-    assert grid.excess_delta(8.0, 10**10) == pytest.approx(3.2e-8, rel=0.02)
-    assert grid.excess_delta(math.inf, 10**10) == 1.0
-
-
 @pytest.mark.parametrize(
     "options",
     [

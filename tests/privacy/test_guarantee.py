@@ -67,8 +67,8 @@ def test_the_text_states_every_condition() -> None:
         "loss (noise multiplier 30)",
     ):
         assert part in text, part
-    assert "not hardened" not in str(PLAN.guarantee(hardened=1e-12))
-    assert "discrete Gaussian" in str(PLAN.guarantee(hardened=1e-12))
+    assert "not hardened" not in str(replace(PLAN, integers=1000).guarantee())
+    assert "discrete Gaussian" in str(replace(PLAN, integers=1000).guarantee())
     patients = str(replace(PLAN, unit=PrivacyUnit.PATIENT).guarantee())
     assert "per patient" in patients
     assert "protected less" not in patients

@@ -224,12 +224,23 @@ def test_the_guarantee_carries_the_plan() -> None:
 
 
 def test_hardened_noise_is_paid_out_of_delta() -> None:
-    distance = 1e-9
-    claimed = PLAN.guarantee(hardened=distance)
+    """(ε, δ) follows from (ε, δ') of the Gaussian with δ' + (1 + e^ε)·t ≤ δ; t = √D/(33·2⁴⁸) by hand."""
+    hardened = replace(PLAN, integers=10**10)
+    claimed = hardened.guarantee()
+    apart = math.sqrt(1e10 * PLAN.steps) / (33 * 2.0**48) + 1e10 * PLAN.steps * math.exp(-62)
+    least = PLAN.delta - (1 + math.exp(claimed.epsilon)) * apart
     assert claimed.delta == PLAN.delta
-    # (ε, δ) follows from (ε, δ') of the Gaussian with δ' + (1 + e^ε)·t ≤ δ.
-    least = PLAN.delta - (1 + math.exp(claimed.epsilon)) * distance
-    assert PLAN.epsilon() < PLAN.epsilon(delta=least) <= claimed.epsilon
-    for too_far in (1e-8, 1.0, True, math.nan, -1e-9):
-        with pytest.raises(PlanError, match="discrete noise"):
-            PLAN.guarantee(hardened=too_far)
+    assert PLAN.epsilon() < PLAN.epsilon(delta=least) <= claimed.epsilon == hardened.epsilon()
+    assert hardened.epsilon("rdp") > PLAN.epsilon("rdp")
+    assert hardened.group_epsilon(2) > PLAN.group_epsilon(2)
+    assert replace(PLAN, integers=10**20).epsilon() == math.inf
+    assert PrivacyPlan.from_dict(hardened.to_dict()) == hardened
+    with pytest.raises(PlanError, match="integers"):
+        replace(PLAN, integers=-1)
+
+
+def test_a_budget_for_hardened_noise_is_kept() -> None:
+    given = {"epsilon": 3.0, "delta": 1e-5, "units": 4000, "batch_size": 400, "steps": 5}
+    plan = PrivacyPlan.for_budget(**given, integers=10**15)
+    assert plan.epsilon() <= 3.0 < plan.epsilon() * 1.01
+    assert plan.noise_multiplier > PrivacyPlan.for_budget(**given).noise_multiplier

@@ -8,13 +8,11 @@ Gaussian noise with parameter exactly s is drawn by the rejection sampler of Can
 arXiv:2004.00010), which uses integer arithmetic only. Mironov's attack (2012) has nothing to work on: every
 released number is an integer.
 
-*What is claimed.* With D integer coordinates released over all steps together, the joint law of the noise is
-within total variation t = √D/(33·s²) of a Gaussian rounded to integers (Pinsker's inequality over the
-relative error (x² − 1)/(24·s²) of the midpoint rule, x in standard deviations, gives √D/(33.9·s²) and terms
-in 1/s⁴). Rounding the Gaussian mechanism's output to integers is post-processing, because its input is
-integer. So whatever (ε, δ) an accountant states for the continuous Gaussian, with any sampling, holds here
-with δ + (1 + e^ε)·t: `excess_delta`. At s = 2²⁴ and ε = 8, a model of 10⁶ parameters over 10⁴ steps pays
-3.3e-8.
+*What is claimed.* The joint law of the noise is within a stated total variation of a Gaussian rounded to
+integers (`confide.privacy.discrete`). Rounding the Gaussian mechanism's output to integers is
+post-processing, because its input is integer. So whatever (ε, δ) an accountant states for the continuous
+Gaussian, with any sampling, holds here with δ + (1 + e^ε)·t; a plan with `integers` takes that off its δ. At
+s = 2²⁴ and ε = 8, a model of 10⁶ parameters over 10⁴ steps pays 3.3e-8.
 
 *What is not claimed.* The gradients themselves come from floating point, and that is harmless: each unit's
 own gradient is a function of that unit only, and it is bounded after it is rounded. It is not harmless to
@@ -40,13 +38,9 @@ from torch import Tensor
 
 from confide.errors import PlanError
 from confide.mechanisms.keys import Stream
+from confide.privacy.discrete import FARTHEST, STEPS_PER_STD
 
-# Discrete Gaussians of every grid have this parameter, in grid steps.
-STEPS_PER_STD = 2**24
 _MARGIN = 1e-9
-# No candidate is kept beyond so many standard deviations; its probability, e^-64 a candidate, is far inside
-# `excess_delta`.
-_FARTHEST = 64
 
 
 @dataclass(frozen=True)
@@ -113,21 +107,9 @@ class IntegerGrid:
         """Grid steps -> float64; post-processing."""
         return integers.double() * self.spacing
 
-    def distance(self, coordinates: int) -> float:
-        """Upper bound on the total variation distance of that much noise from a rounded Gaussian.
-
-        Args:
-            coordinates: Numbers released over all steps: parameters times steps.
-        """
-        return math.sqrt(coordinates) / (33 * self.steps_per_std**2) + coordinates * math.exp(-_FARTHEST + 2)
-
-    def excess_delta(self, epsilon: float, coordinates: int) -> float:
-        """What integers in place of the Gaussian add to δ at ε; `PrivacyPlan.guarantee` takes it off."""
-        return min(1.0, (1 + math.exp(min(epsilon, 700.0))) * self.distance(coordinates))
-
 
 def discrete_gaussian(stream: Stream, std: int, count: int) -> NDArray[np.int64]:
-    """Integers k with probability proportional to exp(−k²/(2·std²)), exactly (but for `_FARTHEST`), (count,).
+    """Integers k with probability proportional to exp(−k²/(2·std²)), exactly (but for `FARTHEST`), (count,).
 
     Algorithm 3 of Canonne, Kamath & Steinke with t = std = 2^b, where every coin is a comparison of integers:
     a discrete Laplace variable of scale t is kept with probability exp(−(|y| − std)²/(2·std²)).
@@ -156,7 +138,7 @@ def _discrete_laplace(stream: Stream, scale: int, candidates: int) -> NDArray[np
     high = _geometric(stream, len(low))
     size = low + scale * high
     negative = _bits(stream, 2, len(low)) == 1
-    wanted = ~(negative & (size == 0)) & (high < _FARTHEST)
+    wanted = ~(negative & (size == 0)) & (high < FARTHEST)
     return np.where(negative, -size, size)[wanted]
 
 

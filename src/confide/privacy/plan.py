@@ -23,6 +23,7 @@ from confide.privacy import accountants
 from confide.privacy.accountants import Accountant, accountant_named
 from confide.privacy.assumptions import assumptions
 from confide.privacy.calibration import calibrate
+from confide.privacy.discrete import distance, epsilon_besides
 from confide.privacy.groups import checked_size, group_epsilon, poisson_group_event
 from confide.privacy.guarantee import Guarantee
 from confide.privacy.releases import Release, gradient_share
@@ -55,6 +56,8 @@ class PrivacyPlan:
         unit: What one unit is.
         sampling: How units enter a batch; default Poisson with rate q.
         releases: Side statistics that share the step's noise budget.
+        integers: Numbers that a step releases as integers with discrete noise (hardened mode: parameters and
+            statistics together, `confide.training.integers.released_numbers`); 0: floating-point noise.
 
     Raises:
         PlanError: If no mechanism can have these parameters.
@@ -68,6 +71,7 @@ class PrivacyPlan:
     unit: PrivacyUnit = PrivacyUnit.IMAGE
     sampling: Sampling = None  # type: ignore[assignment]  # filled in below
     releases: tuple[Release, ...] = ()
+    integers: int = 0
 
     def __post_init__(self) -> None:
         _check(self)
@@ -77,6 +81,7 @@ class PrivacyPlan:
         # dp-accounting and JSON know Python's integers only.
         object.__setattr__(self, "steps", int(self.steps))
         object.__setattr__(self, "units", int(self.units))
+        object.__setattr__(self, "integers", whole("integers", self.integers, least=0))
         rate = self.sampling.rate(self.units)
         if not math.isclose(rate, self.sampling_rate, rel_tol=1e-12):
             raise PlanError(
@@ -98,6 +103,7 @@ class PrivacyPlan:
         unit: PrivacyUnit = PrivacyUnit.IMAGE,
         sampling: Sampling | None = None,
         releases: tuple[Release, ...] = (),
+        integers: int = 0,
     ) -> Self:
         """The plan with the least noise that keeps ε(δ) ≤ `epsilon`, by the claim's accountant.
 
@@ -122,10 +128,11 @@ class PrivacyPlan:
             steps=steps,
             unit=unit,
             sampling=sampling,
+            integers=integers,
         )
 
         def spends(sigma: float, coarse: float = 1.0) -> float:
-            return accountants.claim(draft.sampling, sigma, draft.steps, delta, coarse)[0]
+            return replace(draft, noise_multiplier=sigma)._claimed(draft.steps, delta, coarse)
 
         def roughly(sigma: float) -> float:
             return accountants.rdp_epsilon(
@@ -150,6 +157,7 @@ class PrivacyPlan:
         unit: PrivacyUnit = PrivacyUnit.IMAGE,
         sampling: Sampling | None = None,
         releases: tuple[Release, ...] = (),
+        integers: int = 0,
     ) -> Self:
         """The plan of a schedule: q = B/n and T = ⌈epochs·n/B⌉, or `steps`.
 
@@ -178,7 +186,15 @@ class PrivacyPlan:
             # A whole number of steps stays whole: 30·n/B must not become one more by rounding.
             steps = max(1, math.ceil(epochs * units / batch_size * (1 - 1e-12)))
         return cls(
-            noise_multiplier, chosen.rate(units), whole("steps", steps), delta, units, unit, chosen, releases
+            noise_multiplier,
+            chosen.rate(units),
+            whole("steps", steps),
+            delta,
+            units,
+            unit,
+            chosen,
+            releases,
+            integers,
         )
 
     @property
@@ -211,21 +227,47 @@ class PrivacyPlan:
         if count == 0:
             return 0.0
         wanted = self.delta if delta is None else accountants.checked_delta(delta)
-        return accountants.epsilon(self.sampling, self.noise_multiplier, count, wanted, self.units, named)
+        if named is Accountant.PLD:
+            return self._claimed(count, wanted)
+        args = self.sampling, self.noise_multiplier, count
+        if named is Accountant.GDP:
+            return accountants.epsilon(*args, wanted, self.units, named)
+        return epsilon_besides(
+            lambda left: accountants.epsilon(*args, left, self.units, named), wanted, self._apart(count)
+        )
+
+    def _claimed(self, steps: int, delta: float, coarse: float = 1.0) -> float:
+        """ε by the claim's accountant, discrete noise included."""
+
+        def gaussian(left: float) -> float:
+            return accountants.claim(self.sampling, self.noise_multiplier, steps, left, coarse)[0]
+
+        return epsilon_besides(gaussian, delta, self._apart(steps))
+
+    def _apart(self, steps: int) -> float:
+        """Total variation between the noise of so many steps and what the accountants take it for."""
+        return distance(self.integers * steps) if self.integers else 0.0
 
     def group_epsilon(self, size: int) -> float:
         """ε for `size` units at once, for example all images of one patient under a guarantee per image."""
         if checked_size(size) == 1:
             return self.epsilon()
+
+        def gaussian(delta: float) -> float:
+            return self._group_epsilon(size, delta)
+
+        return epsilon_besides(gaussian, self.delta, self._apart(self.steps))
+
+    def _group_epsilon(self, size: int, delta: float) -> float:
         sigma, steps = self.noise_multiplier, self.steps
         match self.sampling:
             case PoissonSampling(probability):
                 event = poisson_group_event(probability, sigma, steps, size)
-                return accountants.pld_epsilon(event, self.delta, grid=1e-3)
+                return accountants.pld_epsilon(event, delta, grid=1e-3)
             case FullBatch():
-                return accountants.claim(self.sampling, sigma / size, steps, self.delta)[0]
+                return accountants.claim(self.sampling, sigma / size, steps, delta)[0]
             case _:
-                return group_epsilon(accountants.rdp_curve(self.event()), size, self.delta)
+                return group_epsilon(accountants.rdp_curve(self.event()), size, delta)
 
     def event(self, steps: int | None = None) -> DpEvent:
         """The run as a dp-accounting event, for composition in the ledger."""
@@ -234,26 +276,21 @@ class PrivacyPlan:
     def _count(self, steps: int | None) -> int:
         return self.steps if steps is None else whole("steps", steps, least=0)
 
-    def guarantee(
-        self, steps: int | None = None, *, private: bool = True, hardened: float | None = None
-    ) -> Guarantee:
+    def guarantee(self, steps: int | None = None, *, private: bool = True) -> Guarantee:
         """What was promised, in full.
 
         Args:
             steps: Steps released so far; default: the whole plan.
             private: False when the randomness came from a seed.
-            hardened: For integer gradients with discrete noise: the total variation distance of all that
-                noise from a rounded Gaussian (`IntegerGrid.distance`), which is paid out of δ.
         """
         count = self._count(steps)
-        epsilon, claimed_by = 0.0, Accountant.PLD
+        claimed_by = Accountant.PLD
         if count:
-            delta = self.delta if hardened is None else self._delta_besides(hardened, count)
-            epsilon, claimed_by = accountants.claim(self.sampling, self.noise_multiplier, count, delta)
+            claimed_by = accountants.claim(self.sampling, self.noise_multiplier, count, self.delta)[1]
         # deepee's GDP formula leaves out that replacing a unit moves a sum by 2C.
         others = ["rdp"] if isinstance(self.sampling, FixedSizeSampling) else ["rdp", "gdp"]
         return Guarantee(
-            epsilon=epsilon,
+            epsilon=self.epsilon(steps=count),
             delta=self.delta,
             unit=self.unit,
             adjacency=self.sampling.adjacency,
@@ -270,25 +307,13 @@ class PrivacyPlan:
                 divisor=self.expected_batch_size,
                 sampling=self.sampling,
                 releases=self.releases,
-                hardened=hardened is not None,
+                hardened=self.integers > 0,
             ),
             cross_checks={
                 name: self.epsilon(name, steps=count) for name in others if name != claimed_by.value
             },
             private=private,
         )
-
-    def _delta_besides(self, distance: float, steps: int) -> float:
-        """δ left for the Gaussian mechanism: noise at distance t from Gaussian takes (1 + e^ε)·t of it."""
-        # ε at half of δ is above the ε that is claimed in the end, so this takes enough off.
-        upper = accountants.claim(self.sampling, self.noise_multiplier, steps, self.delta / 2)[0]
-        taken = (1 + math.exp(min(upper, 700.0))) * distance
-        if not 0 <= taken <= self.delta / 2:
-            raise PlanError(
-                f"discrete noise at distance {distance:g} takes {taken:.2g} of δ = {self.delta:g}",
-                remedy="Use a finer grid, a larger δ, or a smaller ε.",
-            )
-        return self.delta - taken
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for records and the ledger."""
@@ -301,6 +326,7 @@ class PrivacyPlan:
             "unit": self.unit.value,
             "sampling": self.sampling.to_dict(),
             "releases": [{"name": r.name, "noise_multiplier": r.noise_multiplier} for r in self.releases],
+            "integers": self.integers,
         }
 
     @classmethod
@@ -320,6 +346,8 @@ class PrivacyPlan:
                 unit=PrivacyUnit(values["unit"]),
                 sampling=sampling_from_dict(values["sampling"]),
                 releases=tuple(Release(r["name"], r["noise_multiplier"]) for r in values["releases"]),
+                # Records of before 0.1 have no such key: their noise was floating-point.
+                integers=values.get("integers", 0),
             )
         except KeyError as error:
             raise PlanError(f"the record of a plan lacks {error}") from None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exponential moving average of the weights: post-processing of privatised updates, so it costs no privacy."""
+"""The moving average of the weights: post-processing of privatised updates, so it costs no privacy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -15,8 +15,8 @@ class WeightAverage:
 
     Args:
         model: Its parameters are averaged in place of `update`.
-        decay: Weight of the past; early steps use min(decay, (1+t)/(10+t)), so that the start is forgotten quickly
-            (De et al. 2022, arXiv:2204.13650).
+        decay: Weight of the past; early steps use min(decay, (1+t)/(10+t)), so that the start is forgotten
+            quickly (De et al. 2022, arXiv:2204.13650).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -29,7 +29,8 @@ class WeightAverage:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         present = [p.detach() for _, p in model.named_parameters()]
-        torch._foreach_lerp_(list(self.weights.values()), present, 1 - decay)
+        # One call for all tensors.
+        torch._foreach_lerp_(list(self.weights.values()), present, 1 - decay)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     def restore(self, weights: Mapping[str, Tensor], steps: int) -> None:
         """Go on from an earlier average of the same parameters."""
@@ -38,7 +39,7 @@ class WeightAverage:
         self.steps = steps
 
     @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
+    def applied(self, model: nn.Module) -> Generator[None]:
         """Inside, the model has the averaged weights; afterwards its own again."""
         own = {name: p.detach().clone() for name, p in model.named_parameters()}
         with torch.no_grad():

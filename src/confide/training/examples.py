@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 """What a training step needs from a data set: the rows of some privacy units, as tensors."""
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from confide.data.imageset import ImageSet, Rows, UnitRows
@@ -68,7 +70,8 @@ def as_examples(
     Args:
         data: An `ImageSet`, a map-style torch data set, a tuple of tensors with equal leading dimension, or
             anything that has the three members of `Examples`.
-        units: The unit number 0..U-1 of each row; default: every row is its own unit. An `ImageSet` brings its own.
+        units: The unit number 0..U-1 of each row; default: every row is its own unit. An `ImageSet`
+            brings its own.
 
     Raises:
         DataError: If the data set is empty, or `units` does not fit it.
@@ -89,6 +92,8 @@ def as_examples(
         raise DataError(f"{len(index)} unit numbers for {length} rows", remedy="Give one integer per row.")
     # The shapes of an empty batch come from one row; its content is not kept.
     first = default_collate([data[0]])
-    return TorchExamples(
-        data, UnitRows.of(index), torch.utils._pytree.tree_map(lambda t: t[:0].clone(), first)
-    )
+    return TorchExamples(data, UnitRows.of(index), tree_map(_none_of, first))
+
+
+def _none_of(leaf: Any) -> Any:
+    return leaf[:0].clone() if isinstance(leaf, Tensor) else leaf

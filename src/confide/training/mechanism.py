@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The private mechanism of a training run: one object owns sampling, clipping, noise and their accounting event.
+# pyright: reportUnknownMemberType=false
+"""The private mechanism of a training run: one object owns sampling, clipping, noise and accounting event.
 
-*Formal guarantee.* One call of `release` is a Gaussian mechanism of noise multiplier `plan.noise_multiplier` on the
-vector (clipped gradient sum, side statistics), applied to units sampled by `plan.sampling`. Whatever is computed
-from the returned values afterwards is post-processing.
+*Formal guarantee.* One call of `release` is a Gaussian mechanism of noise multiplier `plan.noise_multiplier`
+on the vector (clipped gradient sum, side statistics), applied to units sampled by `plan.sampling`; where the
+plan has `integers`, its discrete counterpart. Whatever is computed from the returned values afterwards is
+post-processing.
 
 | case | what happens |
 |---|---|
@@ -17,23 +19,33 @@ Public: the plan, the clip bound, the shapes. Secret: the key, the sampled units
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from confide.errors import PlanError
 from confide.mechanisms.clipping import Clipping
-from confide.mechanisms.keys import RunKey
-from confide.mechanisms.noise import GaussianNoise
+from confide.mechanisms.keys import RunKey, Stream
+from confide.mechanisms.noise import GaussianNoise, NoiseAhead
 from confide.mechanisms.sampling import draw
 from confide.privacy.plan import PrivacyPlan, Release
+from confide.training.contribution import (
+    CLIP_FRACTION_BOUND,
+    LOSS_BOUND,
+    SENSITIVITY,
+    Contribution,
+    FloatContribution,
+)
+from confide.training.integers import IntegerContribution, grids, noisy
 from confide.training.ranks import Ranks
 
-# A unit's loss counts between 0 and this bound in the released mean: cross-entropy of a uniform guess among 50 classes.
-LOSS_BOUND = 4.0
-# Noise of the released loss as a multiple of the gradient's: costs the gradient a factor (1 - 1/900)^-1/2 = 1.0006.
+__all__ = ["LOSS_BOUND", "LOSS_NOISE", "PrivateMechanism", "Released", "with_releases"]
+
+# Noise of the released loss as a multiple of the gradient's: costs the gradient a factor (1 - 1/900)^-1/2 =
+# 1.0006.
 LOSS_NOISE = 30.0
 
 
@@ -41,6 +53,7 @@ def with_releases(plan: PrivacyPlan, clipping: Clipping, *, loss: bool) -> Priva
     """The same claim, of which a small share pays for what the loop releases beside the gradient.
 
     Args:
+        plan: Whose noise multiplier stays that of the whole step.
         clipping: Adaptive clipping needs the share of unclipped units.
         loss: Whether the mean training loss of every step is released.
     """
@@ -51,31 +64,6 @@ def with_releases(plan: PrivacyPlan, clipping: Clipping, *, loss: bool) -> Priva
     return replace(
         plan, releases=(*plan.releases, *(release for release in wanted if release.name not in there))
     )
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """Un-noised sums over sampled units. It never leaves the step."""
-
-    sums: dict[str, Tensor]
-    losses: Tensor
-    unclipped: Tensor
-
-    @classmethod
-    def nothing(cls, parameters: dict[str, Tensor]) -> Contribution:
-        """Zero sums for these parameters."""
-        device = next(iter(parameters.values())).device
-        zero = torch.zeros((), dtype=torch.float64, device=device)
-        return cls({name: torch.zeros_like(p) for name, p in parameters.items()}, zero, zero.clone())
-
-    def add(self, sums: dict[str, Tensor], losses: Tensor, factors: Tensor) -> None:
-        """Add one physical batch: clipped sums, mean loss of each unit (U,), clip factors (U, G)."""
-        names = list(self.sums)
-        torch._foreach_add_([self.sums[n] for n in names], [sums[n] for n in names])
-        bounded = torch.nan_to_num(losses.double(), nan=0.0, posinf=0.0, neginf=0.0).clamp(0.0, LOSS_BOUND)
-        self.losses.add_(bounded.sum())
-        # A unit counts as unclipped when its factor is at least one; centred, so that one unit changes it by 1/2.
-        self.unclipped.add_((factors.amin(1) >= 1).double().sub_(0.5).sum())
 
 
 @dataclass(frozen=True)
@@ -95,16 +83,25 @@ class PrivateMechanism:
         clipping: Bounds one unit's gradient and states the bound as its sensitivity.
         key: The run's secret; every random number of the mechanism is a function of it and the step.
         ranks: This process among those that share the work.
+
+    Raises:
+        PlanError: If the plan releases a statistic that no step computes, or lacks one that clipping needs.
     """
 
     def __init__(
         self, plan: PrivacyPlan, clipping: Clipping, key: RunKey, ranks: Ranks | None = None
     ) -> None:
+        _check_releases(plan, clipping)
         self.plan = plan
         self.clipping = clipping
         self.ranks = ranks or Ranks()
         self._key = key
-        self._noise = {release.name: release.noise_multiplier for release in plan.releases}
+        self._ahead: NoiseAhead | None = None
+
+    @property
+    def hardened(self) -> bool:
+        """Whether sums are integers and the noise is discrete."""
+        return self.plan.integers > 0
 
     def units(self, step: int, population: int) -> NDArray[np.int64]:
         """This rank's sampled units of a step; the only place that sees how many units there are."""
@@ -115,34 +112,93 @@ class PrivateMechanism:
         """Seed of the step's augmentation; it needs no secrecy."""
         return int.from_bytes(self._key.stream("views", step=step).bytes(8), "little")
 
+    def nothing(self, parameters: dict[str, Tensor]) -> Contribution:
+        """An empty contribution of the present step, to which its physical batches are added.
+
+        Raises:
+            PlanError: If a hardened plan was made for another number of parameters.
+        """
+        if not self.hardened:
+            return FloatContribution.nothing(parameters)
+        count = sum(p.numel() for p in parameters.values()) + len(self.plan.releases)
+        if count != self.plan.integers:
+            raise PlanError(
+                f"a hardened step releases {count} numbers, the plan accounts for {self.plan.integers}",
+                remedy="Make the plan with integers=released_numbers(model, statistics).",
+            )
+        return IntegerContribution.nothing(parameters, grids(self.plan, self.clipping))
+
     def release(self, step: int, contribution: Contribution) -> Released:
         """Add the noise of a step, once, and divide by the expected batch size.
 
         Consumes `contribution`: its tensors are overwritten.
         """
-        names = list(contribution.sums)
+        if isinstance(contribution, IntegerContribution):
+            gradients, statistics = noisy(contribution, self._key, step, self.ranks)
+        else:
+            assert isinstance(contribution, FloatContribution)
+            gradients, statistics = self._noisy_floats(step, contribution)
+        divisor = self.plan.expected_batch_size
+        for gradient in gradients.values():
+            gradient.div_(divisor)
+        shown = {name: float(value) / divisor for name, value in statistics.items()}
+        loss, centred = shown.get("loss"), shown.get("clip-fraction")
+        unclipped = None if centred is None else centred + CLIP_FRACTION_BOUND
+        if unclipped is not None:
+            self.clipping = self.clipping.updated(unclipped)
+        return Released(gradients, loss, unclipped)
+
+    def _noisy_floats(
+        self, step: int, contribution: FloatContribution
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         std = self.plan.gradient_noise_multiplier * self.clipping.sensitivity
         noise = GaussianNoise(std, ranks=self.ranks.world)
-        noisy = noise.add(contribution.sums, self._key.stream("noise", step=step, rank=self.ranks.rank))
-        statistics = {
-            "loss": (contribution.losses, LOSS_BOUND),
-            "clip-fraction": (contribution.unclipped, 0.5),
-        }
-        released: dict[str, Tensor] = {}
-        for index, (name, multiplier) in enumerate(sorted(self._noise.items())):
-            value, sensitivity = statistics[name]
-            side = GaussianNoise(multiplier * sensitivity, ranks=self.ranks.world)
+        if self._ahead is None:
+            sums = noise.add(contribution.sums, self._stream(step))
+        else:
+            sums = noise.add_drawn(contribution.sums, self._ahead.take(step))
+        statistics: dict[str, Tensor] = {}
+        for index, (name, multiplier) in enumerate(sorted(_multipliers(self.plan).items())):
+            side = GaussianNoise(multiplier * SENSITIVITY[name], ranks=self.ranks.world)
             stream = self._key.stream("statistic", step=step, index=index, rank=self.ranks.rank)
-            released[name] = side.add({name: value.reshape(1)}, stream)[name]
-        self.ranks.total([*noisy.values(), *released.values()])
-        divisor = self.plan.expected_batch_size
-        torch._foreach_div_([noisy[n] for n in names], divisor)
-        loss = released.get("loss")
-        share = released.get("clip-fraction")
-        if share is not None:
-            self.clipping = self.clipping.updated(float(share) / divisor + 0.5)
-        return Released(
-            noisy,
-            None if loss is None else float(loss) / divisor,
-            None if share is None else float(share) / divisor + 0.5,
+            statistics |= side.add({name: contribution.statistics[name]}, stream)
+        self.ranks.total([*sums.values(), *statistics.values()])
+        return sums, statistics
+
+    def _stream(self, step: int) -> Stream:
+        return self._key.stream("noise", step=step, rank=self.ranks.rank)
+
+    def draw_ahead(self, parameters: Mapping[str, Tensor]) -> None:
+        """From now on, draw each step's noise in a thread before it is needed; call `close` at the end.
+
+        Noise depends on no data. It stays in memory, and is released only after its step was charged.
+        """
+        if not self.hardened and self._ahead is None:
+            count = sum(p.numel() for p in parameters.values())
+            self._ahead = NoiseAhead(self._stream, count, self.plan.steps)
+
+    def close(self) -> None:
+        """Stop the thread that draws ahead, if there is one."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+
+def _multipliers(plan: PrivacyPlan) -> dict[str, float]:
+    return {release.name: release.noise_multiplier for release in plan.releases}
+
+
+def _check_releases(plan: PrivacyPlan, clipping: Clipping) -> None:
+    names = set(_multipliers(plan))
+    unknown = names - set(SENSITIVITY)
+    if unknown:
+        raise PlanError(
+            f"the plan releases {min(unknown)!r}, which no step computes",
+            remedy=f"Known are: {', '.join(SENSITIVITY)}.",
+        )
+    asked = clipping.release(plan.noise_multiplier)
+    if asked is not None and asked.name not in names:
+        raise PlanError(
+            f"{type(clipping).__name__} needs the plan to release {asked.name!r}",
+            remedy="Pass the plan through confide.training.mechanism.with_releases.",
         )

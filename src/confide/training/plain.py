@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The non-private twin of the private loop: same data, views, loss, schedule and trainer, no clipping, no noise."""
+# pyright: reportUnknownMemberType=false
+"""The non-private twin of the private loop: same data, views, loss and schedule, no clipping, no noise."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from confide.data.augment import Augmentation
 from confide.training.examples import Examples
 from confide.training.losses import Loss
-from confide.training.step import Work, views_of
+from confide.training.physical import Rows, Work, to_device, views_of
 from confide.training.views import uniforms
 
 
@@ -41,7 +41,7 @@ class PlainLoop:
     seed: int
     views: int = 1
     augmentation: Augmentation | None = None
-    work: Work = Work()
+    work: Work = field(default_factory=Work)
 
     def run(self, optimizer: torch.optim.Optimizer, first_step: int = 0) -> Iterator[PlainStep]:
         """Take the remaining steps."""
@@ -61,14 +61,14 @@ class PlainLoop:
             optimizer.zero_grad(set_to_none=True)
             yield PlainStep(number + 1, total, float(self.batch_size))
 
-    def _backward(self, rows: np.ndarray, number: int) -> float:
+    def _backward(self, rows: Rows, number: int) -> float:
         """Accumulate the gradient of the mean loss over physical batches."""
         device = next(self.model.parameters()).device
         most = max(1, self.work.physical_batch_size // self.views)
         total = 0.0
         for part in np.array_split(rows, -(-len(rows) // most)):
             batch = views_of(self.examples, part, self.views, self.augmentation, self.seed ^ (number << 20))
-            losses = self.loss(self.model, tree_map(lambda t: t.to(device), batch))
+            losses = self.loss(self.model, to_device(batch, device))
             mean = losses.sum() / (len(rows) * self.views)
             mean.backward()
             total += float(mean.detach())

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Several processes, one mechanism.
 
-Every rank draws the same batch from the same key and works on its own share of the units; every rank adds its
-share of the noise from a stream of its own, with variance σ²C²/W, so that the sum over the W ranks carries the noise
-once. No rank's sum leaves it without that rank's noise, except over the process group.
+Every rank draws the same batch from the same key and works on its own share of the units; every rank adds
+its share of the noise from a stream of its own, with variance σ²C²/W, so that the sum over the W ranks
+carries the noise once. No rank's sum leaves it without that rank's noise, except over the process group.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from confide.errors import InputError
 from confide.mechanisms.keys import RunKey
 
 
@@ -39,13 +41,17 @@ class Ranks:
         return units[units % self.world == self.rank]
 
     def total(self, tensors: list[Tensor]) -> None:
-        """Sum each tensor over the ranks, in place; every rank calls it in every step, also with nothing sampled."""
+        """Sum tensors of one device over the ranks, in place; every rank calls it in every step, also with
+        nothing sampled."""
         if self.world == 1:
             return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        dist.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+        # One transfer for each dtype: statistics in float64 must not be rounded to the gradients' float32.
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            same = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.reshape(-1) for tensor in same])
+            dist.all_reduce(flat)
+            for tensor, part in zip(same, flat.split([t.numel() for t in same]), strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def shared_key(self) -> RunKey:
         """A fresh key that all ranks hold: rank 0 draws it and sends it over the process group."""
@@ -54,3 +60,30 @@ class Ranks:
         drawn = torch.frombuffer(bytearray(secrets.token_bytes(32)), dtype=torch.uint8).clone()
         dist.broadcast(drawn, 0)
         return RunKey.from_bytes(bytes(drawn.tolist()))
+
+    def require_one_key(self, key: RunKey) -> None:
+        """Refuse ranks with different keys: they would not draw the same batch.
+
+        Raises:
+            InputError: On every rank, if the keys differ.
+        """
+        if self.world == 1:
+            return
+        # A stream of its own betrays nothing of the others.
+        mine = torch.frombuffer(
+            bytearray(key.stream("agreement", step=0).bytes(16)), dtype=torch.uint8
+        ).clone()
+        theirs = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(theirs, mine)
+        if any(not torch.equal(mine, other) for other in theirs):
+            raise InputError(
+                "the processes hold different keys",
+                why="Each would sample another batch.",
+                remedy="Give no key: rank 0 draws one for all.",
+            )
+
+    def align(self, model: nn.Module) -> None:
+        """Give every rank the parameters and buffers of rank 0."""
+        if self.world > 1:
+            for tensor in [*model.parameters(), *model.buffers()]:
+                dist.broadcast(tensor.detach(), 0)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random numbers that belong to a row and a view, whatever else is in the batch.
 
-Record/replay needs it: with one unit removed, every other unit must see the very same views. A generator that is
-consumed row after row would shift them all. So each number is a hash of (step's seed, row, view, draw).
+Record/replay needs it: with one unit removed, every other unit must see the very same views. A generator that
+is consumed row after row would shift them all. So each number is a hash of (step's seed, row, view, draw).
 These numbers need no secrecy: privacy rests on the sampling and the noise, which come from the run's key.
 """
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from confide.privacy.accountants import Accountant, compose
+from confide.privacy.discrete import distance, epsilon_besides
 from confide.privacy.ledger.events import canonical
 from confide.privacy.ledger.state import RunEntry
 from confide.privacy.plan import PrivacyPlan
@@ -94,9 +95,26 @@ def _least_delta(plan: dict[str, Any]) -> float:
     return 0.5 / max(2, plan["units"])
 
 
-@lru_cache(maxsize=512)
 def composed(parts: tuple[tuple[str, int], ...], delta: float) -> tuple[float, str]:
     """ε(δ) of all parts together, and the accountant. A single plan costs what its own guarantee says."""
+    import json
+
+    apart, plain = 0.0, dict[str, int]()
+    for text, steps in parts:
+        values = json.loads(text)
+        integers = values.pop("integers", 0)
+        if integers:
+            apart += distance(integers * steps)
+        key = canonical(values)
+        plain[key] = plain.get(key, 0) + steps
+    gaussian = tuple(sorted(plain.items()))
+    epsilon = epsilon_besides(lambda left: _gaussian(gaussian, left)[0], delta, apart)
+    return epsilon, _gaussian(gaussian, delta)[1]
+
+
+@lru_cache(maxsize=512)
+def _gaussian(parts: tuple[tuple[str, int], ...], delta: float) -> tuple[float, str]:
+    """`composed`, where all noise is Gaussian."""
     import json
 
     if not parts:
