@@ -5,6 +5,7 @@ test."""
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from confide.errors import PlanError
 from confide.mechanisms.keys import RunKey, Stream
 from confide.mechanisms.local import (
+    CoarseWavelets,
     GaussianPixels,
     LaplacePixels,
     LocalMechanism,
@@ -20,7 +22,13 @@ from confide.mechanisms.local import (
     RandomisedResponse,
     denoise,
 )
-from confide.mechanisms.local_noise import discrete_laplace, gaussian, gaussian_epsilon
+from confide.mechanisms.local_noise import (
+    add_gaussian,
+    concentrated_epsilon,
+    discrete_laplace,
+    gaussian_epsilon,
+    lattice_epsilon,
+)
 
 
 def stream() -> Stream:
@@ -42,6 +50,68 @@ def exact_laplace(scale: float, reach: int) -> np.ndarray:
     return weights / weights.sum()
 
 
+def test_noise_after_normalisation_is_less_private() -> None:
+    # reference: ImageNet's constants make the sensitivity 1/0.229 + 1/0.224 + 1/0.225 ≈ 13.28 for three
+    # channels.
+    std = (0.229, 0.224, 0.225)
+    for scale in (1.0, 2.0, 4.0):
+        found = LaplacePixels(scale, std).epsilon((3, 224, 224))
+        expected = sum(1 / s for s in std) / scale
+        assert found.pixel == pytest.approx(expected) and found.image == pytest.approx(50_176 * expected)
+    assert LaplacePixels(2, (0.5,)).epsilon((1, 28, 28)).image == 784.0
+    with pytest.raises(PlanError, match="3 constants of normalisation for 1 channels"):
+        LaplacePixels(2, std).epsilon((1, 28, 28))
+    images = np.full((2000, 3, 8, 8), 102, np.uint8)
+    added = LaplacePixels(0.7, std).perturb(images, stream()) - 0.4
+    # Relative error of a standard deviation of n Laplace numbers: sqrt(5/(4n)); 6 of them: below 1e-8.
+    for channel, part in enumerate(std):
+        spread = added[:, channel].std() / (math.sqrt(2) * 0.7 * part)
+        assert abs(spread - 1) < 6 * math.sqrt(5 / (4 * 128_000))
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.3, 5.0, 510.0])
+def test_the_digits_of_the_noise_have_their_exact_probability(scale: float) -> None:
+    """Each coin against 272 bits of mpmath's; and the digits together against the geometric law."""
+    import mpmath
+
+    from confide.mechanisms import local_noise
+
+    coins = local_noise._digit_coins(Fraction(scale))
+    with mpmath.workprec(500):
+        for digit, coin in enumerate(coins):
+            exact = 1 / (1 + mpmath.exp(mpmath.mpf(2) ** digit / mpmath.mpf(scale)))
+            assert (
+                0 <= exact * mpmath.mpf(2) ** 272 - coin < 1 + mpmath.mpf(2) ** -20
+                or (coin == 0
+                and exact < 2**-272)
+            )
+        for k in (0, 1, 5, 30):
+            together = mpmath.mpf(1)
+            for digit, coin in enumerate(coins):
+                p = mpmath.mpf(coin) / mpmath.mpf(2) ** 272
+                together *= p if k >> digit & 1 else 1 - p
+            law = (1 - mpmath.exp(-1 / mpmath.mpf(scale))) * mpmath.exp(-k / mpmath.mpf(scale))
+            assert abs(together - law) < mpmath.mpf(2) ** -260
+
+
+def test_a_tie_of_the_first_bits_is_decided_by_the_next() -> None:
+    """A stream whose words are all ties: heads as often as the further digits say, and never by default."""
+    from confide.mechanisms import local_noise
+
+    class Ties:
+        def __init__(self, rest: int) -> None:
+            self.rest = rest
+
+        def bytes(self, count: int) -> bytes:
+            return (
+                self.rest.to_bytes(32, "little") if count == 32 else (7).to_bytes(2, "little") * (count // 2)
+            )
+
+    coin = (7 << 256) + 1000
+    for rest, expected in ((999, 1), (1000, 0)):
+        assert local_noise._geometric([coin], 5, Ties(rest)).tolist() == [expected] * 5  # pyright: ignore
+
+
 @pytest.mark.parametrize("scale", [0.5, 3.0, 20.0])
 def test_discrete_laplace_has_its_distribution(scale: float) -> None:
     # χ² over the cells that expect at least 20; false alarm rate 1e-6 for each scale, seeds are fresh.
@@ -59,11 +129,11 @@ def test_discrete_laplace_has_its_distribution(scale: float) -> None:
     assert statistic < chi2.isf(1e-6, cells.sum())
 
 
-def test_gaussian_numbers_are_standard_normal() -> None:
+def test_gaussian_noise_is_normal() -> None:
     from scipy.stats import kstest
 
     # Kolmogorov-Smirnov, false alarm rate 1e-6.
-    assert kstest(gaussian((50_000,), stream()), "norm").pvalue > 1e-6
+    assert kstest(add_gaussian(np.full(50_000, 3.0), 2.0, stream()) / 2 - 1.5, "norm").pvalue > 1e-6
 
 
 def ratio(first: np.ndarray, second: np.ndarray, outcomes: np.ndarray, scale: float) -> float:
@@ -102,6 +172,7 @@ def test_pixelation_stays_within_its_epsilon_and_reaches_it() -> None:
         (Pixelate(4, 0.7), math.sqrt(2) * 0.7, 16),
         # 16 of 64 coefficients are kept, and the transform keeps lengths.
         (LowFrequencies(4, 0.7), 0.7 * math.sqrt(16 / 64), 4),
+        (CoarseWavelets(4, 0.7), 0.7 * math.sqrt(16 / 64), 4),
     ],
 )
 def test_the_noise_added_is_the_noise_stated(mechanism: LocalMechanism, deviation: float, count: int) -> None:
@@ -121,7 +192,7 @@ def test_outputs_lie_on_one_lattice_whatever_the_image() -> None:
     for values, step in (
         (LaplacePixels(0.3).perturb(images, stream()), 1 / 255),
         (Pixelate(4, 0.3).perturb(images, stream()), 1 / (255 * 16)),
-        (GaussianPixels(0.3).perturb(images, stream()), 1 / (255 * 64)),
+        (GaussianPixels(0.3).perturb(images, stream()), 0.3 * 2.0**-24),
     ):
         np.testing.assert_allclose(values / step, np.round(values / step), atol=1e-6)
 
@@ -144,6 +215,24 @@ def test_gaussian_epsilon_is_an_upper_bound_and_tight(mu: float, delta: float) -
         assert exact_delta(mu, epsilon * (1 - 1e-6) - 1e-9) > delta * (1 - 1e-4)
 
 
+def test_the_lattice_costs_little_and_never_gains() -> None:
+    """Against the continuous mechanism, and where that route ends against dp_accounting's Rényi
+    accountant."""
+    import dp_accounting
+
+    for mu in (0.1, 1.0, 3.0):
+        assert 1 < lattice_epsilon(mu, 1.0, 784, 1e-5) / gaussian_epsilon(mu, 1e-5) < 1.0001
+    for mu in (1.0, 10.0, 100.0):
+        accountant = dp_accounting.rdp.RdpAccountant([1 + x for x in np.geomspace(0.01, 100, 3000)])
+        accountant.compose(dp_accounting.GaussianDpEvent(1 / mu))
+        known = accountant.get_epsilon(1e-5)
+        assert concentrated_epsilon(mu * mu / 2, 1e-5) == pytest.approx(known, rel=1e-3)
+        assert concentrated_epsilon(mu * mu / 2, 1e-5) > gaussian_epsilon(mu, 1e-5)
+    # 28 in length: e^500 times the distance from a Gaussian is no δ, so only the second bound is left.
+    assert lattice_epsilon(28.0, 1.0, 784, 1e-5) >= concentrated_epsilon(28.0**2 / 2, 1e-5)
+    assert lattice_epsilon(1.0, 0.01, 1, 1e-5) == math.inf
+
+
 def test_gaussian_epsilon_of_a_known_mechanism() -> None:
     # shared/reference/privacy-correctness.md: σ = 1, one release, δ = 1e-5 → 4.3772.
     assert gaussian_epsilon(1.0, 1e-5) == pytest.approx(4.3772, abs=1e-4)
@@ -162,7 +251,8 @@ def test_frequencies_no_pair_is_farther_apart_than_stated() -> None:
             image = np.zeros((16, 12))
             image[y, x] = 1
             single = max(single, float(np.linalg.norm(dctn(image, norm="ortho")[:keep, :keep])))
-    assert stated.pixel == pytest.approx(gaussian_epsilon(single / stddev, 1e-5), rel=1e-6)
+    known = gaussian_epsilon(single / stddev, 1e-5)
+    assert known <= stated.pixel <= known * (1 + 1e-4)
     rng = np.random.default_rng()
     for _ in range(200):
         difference = rng.integers(-1, 2, (16, 12)).astype(float)
@@ -185,6 +275,23 @@ def test_frequencies_without_noise_are_the_low_pass_of_scipy() -> None:
     np.testing.assert_allclose(values, idctn(kept, axes=(2, 3), norm="ortho"), atol=1e-3)
 
 
+def test_wavelets_without_noise_are_means_of_blocks() -> None:
+    images = np.random.default_rng().integers(0, 256, (2, 3, 16, 12), dtype=np.uint8)
+    with pytest.raises(PlanError, match="no level of 4"):
+        CoarseWavelets(4, 1.0).epsilon((3, 16, 12))
+    square = images[..., :8, :8]
+    values = CoarseWavelets(2, 1e-9).perturb(square, stream())
+    means = square.reshape(2, 3, 2, 4, 2, 4).mean((3, 5)) / 255
+    np.testing.assert_allclose(values[:, :, ::4, ::4], means, atol=1e-6)
+    np.testing.assert_allclose(values[:, :, 3::4, 3::4], means, atol=1e-6)
+    # Sensitivity, by hand: a pixel of a block of 4×4 moves one coefficient by 1/4; all of them √64 = 8.
+    stated = CoarseWavelets(2, 3.0).epsilon((1, 8, 8))
+    assert stated.pixel == pytest.approx(gaussian_epsilon(0.25 / 3, 1e-5), rel=1e-4)
+    assert stated.image == pytest.approx(gaussian_epsilon(8 / 3, 1e-5), rel=1e-4)
+    whole = CoarseWavelets.for_budget(8.0, keep=7, shape=(1, 28, 28)).epsilon((1, 28, 28)).image
+    assert 7.99 < whole <= 8
+
+
 def test_calibration_never_exceeds_the_budget() -> None:
     for epsilon in (0.5, 3.0, 20.0):
         whole = LowFrequencies.for_budget(epsilon, keep=4, shape=(1, 28, 28)).epsilon((1, 28, 28)).image
@@ -192,7 +299,7 @@ def test_calibration_never_exceeds_the_budget() -> None:
         some = (
             Pixelate.for_budget(epsilon, block=4, m=16, channels=3).epsilon((3, 28, 28), m=16).neighbourhood
         )
-        assert some == pytest.approx(epsilon)
+        assert some == pytest.approx(epsilon) and some <= epsilon
 
 
 def test_randomised_response_keeps_its_ratio() -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The noise of local mechanisms, and the ε that Gaussian noise has.
 
-Both kinds of noise are whole numbers from exact samplers: no float decides a probability. For a claim of δ = 0
-that is not a nicety. A float sampler has tails that end somewhere and probabilities that are off by rounding, and
-over the 65,536 values of an image at an ε in the thousands neither is small in proportion.
+Both kinds of noise are whole numbers from exact samplers: no float decides a probability. For a claim of δ
+= 0 that is not a nicety. A float sampler has tails that end somewhere and probabilities that are off by
+rounding, and over the 65,536 values of an image at an ε in the thousands neither is small in proportion.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _REACH = 2048
 def discrete_laplace(scale: float | Fraction, shape: tuple[int, ...], stream: Stream) -> NDArray[np.int64]:
     """Whole numbers k with probability proportional to exp(-|k|/scale).
 
-    The difference of two geometric numbers. The binary digits of a geometric number are independent coins, digit j
-    being 1 with probability 1/(1 + exp(2^j/scale)); each coin compares random bits with the digits of its
-    probability, as many as it takes, up to 272.
+    The difference of two geometric numbers. The binary digits of a geometric number are independent coins,
+    digit j being 1 with probability 1/(1 + exp(2^j/scale)); each coin compares random bits with the digits
+    of its probability, as many as it takes, up to 272.
 
     Raises:
         PlanError: If the scale is beyond 2^40, where whole numbers of 64 bits end.
@@ -78,22 +78,24 @@ def _geometric(coins: list[int], count: int, stream: Stream) -> NDArray[np.int64
 
 
 def add_gaussian(values: NDArray[np.float64], stddev: float, stream: Stream) -> NDArray[np.float64]:
-    """Values rounded to the lattice of spacing stddev/2^24, with discrete Gaussian noise of parameter stddev."""
+    """Values rounded to the lattice of spacing stddev/2^24, with discrete Gaussian noise of parameter
+    stddev."""
     step = stddev / STEPS_PER_STD
     whole = np.rint(values / step).astype(np.int64).reshape(-1)
     for start in range(0, len(whole), _PIECE):
         piece = whole[start : start + _PIECE]
         piece += discrete_gaussian(stream, STEPS_PER_STD, len(piece))
-    return whole.reshape(values.shape) * step
+    noisy: NDArray[np.float64] = whole.reshape(values.shape) * np.float64(step)
+    return noisy
 
 
 def lattice_epsilon(length: float, stddev: float, count: int, delta: float) -> float:
     """ε, rounded up, of `add_gaussian` where up to `count` values differ, by at most `length` together.
 
-    The smaller of two bounds that hold for discrete Gaussian noise: that of Gaussian noise at a δ lowered by what
-    the lattice costs (`confide.privacy.discrete`), and that of concentrated privacy (Canonne, Kamath & Steinke 2020),
-    which is a little looser and holds at any ε. Infinite where the noise is so small that its cut-off at 64 standard
-    deviations could be seen.
+    The smaller of two bounds that hold for discrete Gaussian noise: that of Gaussian noise at a δ lowered
+    by what the lattice costs (`confide.privacy.discrete`), and that of concentrated privacy (Canonne,
+    Kamath & Steinke 2020), which is a little looser and holds at any ε. Infinite where the noise is so
+    small that its cut-off at 64 standard deviations could be seen.
     """
     # Rounding to the lattice moves two values by at most one more step apart.
     mu = (length / stddev + math.sqrt(count) / STEPS_PER_STD) * (1 + 1e-12)
@@ -105,7 +107,8 @@ def lattice_epsilon(length: float, stddev: float, count: int, delta: float) -> f
 
 
 def concentrated_epsilon(rho: float, delta: float) -> float:
-    """ε at δ of a ρ-zCDP mechanism: the least over Rényi orders of the conversion of Canonne et al. (2020)."""
+    """ε at δ of a ρ-zCDP mechanism: the least over Rényi orders of the conversion of Canonne et al.
+    (2020)."""
     best = math.sqrt(math.log(1 / delta) / rho)
     orders = 1 + best * np.geomspace(0.1, 10, 401)
     found = rho * orders + (math.log(1 / delta) + (orders - 1) * np.log1p(-1 / orders) - np.log(orders)) / (
