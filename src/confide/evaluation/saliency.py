@@ -158,7 +158,9 @@ def impulse_response(model: nn.Module, image: Tensor, layer: nn.Module | None = 
     squared = torch.zeros(height * width, dtype=image.dtype)
     middle = (height // 2) * width + width // 2
     centre: Tensor | None = None
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # Forward mode loads decompositions that torch scripts, and torch deprecates its own scripting.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is", DeprecationWarning)
         for channel in range(channels):
             for part in places.split(_CHUNK):
                 impulses = torch.zeros(len(part), channels, height * width, dtype=image.dtype)

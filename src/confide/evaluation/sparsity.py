@@ -2,7 +2,7 @@
 """Sparsity and norms of gradients: what equivariance changes under DP (Hölzl et al. 2022, figure 1 right).
 
 These are un-noised statistics. Of private training data they are outside every guarantee: compute them on
-public data, or declare them. `confide.experiments.history.DiagnosticLine` keeps that fact beside the numbers.
+public data, or declare them. `confide.evaluation.diagnostics` takes them from a batch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -79,24 +78,3 @@ def norm_histogram(norms: Tensor, bins: int = 20, *, low: float = 1e-3, high: fl
     values = norms.detach().double().nan_to_num(nan=high, posinf=high).clamp(low, high).cpu().numpy()
     place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
     return NormHistogram(edges, np.bincount(place, minlength=bins).astype(np.int64))
-
-
-@dataclass(frozen=True)
-class GradientDiagnostics:
-    """What one batch says about gradients, ready for a `DiagnosticLine`."""
-
-    sparsity: float
-    clip_fraction: float
-    norms: NormHistogram
-
-
-def gradient_diagnostics(per_unit: Mapping[str, Tensor], clip_norm: float) -> GradientDiagnostics:
-    """Sparsity, clipped share and norms of a batch's per-unit gradients.
-
-    Args:
-        per_unit: name -> (U, *shape), for example of `confide.per_sample_gradients`.
-        clip_norm: C.
-    """
-    flat = [gradient.detach().reshape(gradient.shape[0], -1).double() for gradient in per_unit.values()]
-    norms = torch.sqrt(sum(((g**2).sum(dim=1) for g in flat), torch.zeros(())))
-    return GradientDiagnostics(sparsity(per_unit), clip_fraction(norms, clip_norm), norm_histogram(norms))
