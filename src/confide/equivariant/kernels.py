@@ -141,7 +141,7 @@ def intertwiners(rep_in: Representation, rep_out: Representation, frequency: int
     return found.reshape(shape)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=128, typed=True)  # 3.0 is no side, although it equals 3
 def kernel_basis(
     rep_in: Representation, rep_out: Representation, kernel_size: int, frequency_cutoff: int | None = None
 ) -> KernelBasis:
