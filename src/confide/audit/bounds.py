@@ -2,18 +2,19 @@
 """Lower bounds on ε from guesses at who was in the training.
 
 *Formal guarantee.* m canaries are in or out by independent fair coins. Whoever attacks sees the mechanism's
-output and names N canaries that he takes to be in; W of them are. If the mechanism is (ε, δ)-DP for each canary,
-then a bound computed here exceeds ε with a probability of at most 1 − `confidence`.
+output and names N canaries that he takes to be in; W of them are. If the mechanism is (ε, δ)-DP for each
+canary, then a bound computed here exceeds ε with a probability of at most 1 − `confidence`.
 
-| method | rests on | source |
-|---|---|---|
-| `eps-delta` | nothing but (ε, δ)-DP | Steinke, Nasr, Jagielski (2023), arXiv:2305.08846, theorem 5.2 |
-| `f-dp` | the trade-off curve is at least that of the Gaussian mechanism | Mahloujifar, Melis, Chaudhuri (2024), arXiv:2410.22235 |
-| `plan_lower_bound` | the curve belongs to the plan's own family | the same, with the plan's privacy profile |
+| method | rests on |
+|---|---|
+| `eps-delta` | nothing but (ε, δ)-DP: Steinke, Nasr, Jagielski (2023), arXiv:2305.08846, theorem 5.2 |
+| `f-dp` | a Gaussian trade-off curve: Mahloujifar, Melis, Chaudhuri (2024), arXiv:2410.22235 |
+| `plan_lower_bound` | a curve of the plan's own family: the same, with the plan's privacy profile |
 
-N has to be chosen without looking at the guesses that are counted: several N fixed beforehand, with the error
-probability divided among them ("grid"), or on random halves ("split": the median of the bounds at half the error
-probability), or beforehand (a number). Choosing the best N afterwards would make every bound here worthless.
+N has to be chosen without looking at the guesses that are counted: several N fixed beforehand, with the
+error probability divided among them ("grid"), or on random halves ("split": the median of the bounds at half
+the error probability), or beforehand (a number). Choosing the best N afterwards would make every bound here
+worthless.
 """
 
 from __future__ import annotations
@@ -184,10 +185,8 @@ def plan_lower_bound(
         return epsilons[level]
 
     def bound(given: Guesses, alpha: float, above: float) -> float:
-        low, high = (
-            _LEVELS + 1,
-            -_LEVELS - 1,
-        )  # a level of more noise is easier to reject; `low` stands for ε = 0
+        # More noise is easier to reject. The first `low` stands for ε = 0.
+        low, high = _LEVELS + 1, -_LEVELS - 1
         while low - high > 1:
             middle = (low + high) // 2
             rejected = curve_rejected(given, family.curve(middle), alpha)
@@ -236,8 +235,8 @@ def honest(ranked: NDArray[np.bool_], bound: Bound, alpha: float, guesses: Choic
 def guess_grid(canaries: int, factor: float) -> NDArray[np.int64]:
     """Numbers of guesses from half of the canaries downwards, each smaller by a factor; a function of m only.
 
-    Fewer than six guesses cannot refute anything at 95% confidence, and more than half would name canaries that
-    are more likely out than in.
+    Fewer than six guesses cannot refute anything at 95% confidence, and more than half would name canaries
+    that are more likely out than in.
     """
     most = max(1, canaries // 2)
     count = max(1, math.floor(math.log(max(most / 6, 1)) / math.log(factor)) + 1)
@@ -256,7 +255,7 @@ def _split(ranked: NDArray[np.bool_], bound: Bound, alpha: float, generator: np.
 def _best(
     ranked: NDArray[np.bool_], bound: Bound, alpha: float, grid: NDArray[np.int64]
 ) -> tuple[float, int]:
-    """The largest bound over a grid of N, and its N. The most precise guesses first: they rule out the rest."""
+    """The largest bound over a grid of N, and its N. The most promising first: they rule out the rest."""
     correct = np.cumsum(ranked)[grid - 1]
     # A rough rank by the normal approximation of the excess over one half.
     promise = correct / grid - 1.5 / np.sqrt(grid)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Canaries: made-up privacy units that an audit adds to real training, each by a fair coin.
 
-A *gradient canary* has a gradient in a direction of its own and nowhere else, longer than any clip norm: after
-clipping it is C·e_j exactly, the worst case that the guarantee has to cover. The direction is a parameter that
-the model does not use, so the model trains as ever. An *input canary* is an image with a wrong label; it is what
-somebody could do who can add images but sees the finished model only.
+A *gradient canary* has a gradient in a direction of its own and nowhere else, longer than any clip norm:
+after clipping it is C·e_j exactly, the worst case that the guarantee has to cover. The direction is a
+parameter that the model does not use, so the model trains as ever. An *input canary* is an image with a
+wrong label; it is what somebody could do who can add images but sees the finished model only.
 
-Everything goes through the real code: canaries are rows of the data set, with a loss, sampled, viewed, clipped
-and noised as all others are.
+Everything goes through the real code: canaries are rows of the data set, with a loss, sampled, viewed,
+clipped and noised as all others are.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class CanaryLoss:
 class CanariedExamples:
     """A data set with the canaries that are in.
 
-    Under add-or-remove-one they come on top. Under replace-one the number of units is public, so canary j takes
-    the place of unit j.
+    Under add-or-remove-one they come on top. Under replace-one the number of units is public, so canary j
+    takes the place of unit j.
 
     Attributes:
         base: The real rows.
@@ -168,7 +168,7 @@ def pair(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def gradient_canaries(base: Examples, count: int) -> tuple[Tensor, Tensor]:
-    """Blank images (m, C, ...), and targets (m, ...) that name the canary. Only shapes are read of the data."""
+    """Blank images (m, C, ...), and targets (m, ...) that name the canary. Reads shapes only."""
     images, targets = pair(base.batch(np.zeros(0, dtype=np.int64)))
     codes = CODE + torch.arange(count).view(-1, *[1] * (targets.dim() - 1))
     return (

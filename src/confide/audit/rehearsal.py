@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training run under attack: the real loop with canaries among the real units.
 
-The attacker of DP-SGD's guarantee sees every noisy gradient, so that is what `rehearse` looks at. Steinke et al.
-(2023), arXiv:2305.08846. `rehearse_black_box` looks at the finished model only.
+The attacker of DP-SGD's guarantee sees every noisy gradient, so that is what `rehearse` looks at. Steinke et
+al. (2023), arXiv:2305.08846. `rehearse_black_box` looks at the finished model only.
 
-What leaves a rehearsal are scores of canaries. Real units have gradient zero in the canaries' directions, so the
-scores tell nothing about them, and the model that was trained is thrown away. No privacy is spent by that.
+What leaves a rehearsal are scores of canaries. Real units have gradient zero in the directions of gradient
+canaries, so these scores tell nothing about them, and the model is thrown away: no privacy is spent. The
+scores of input canaries come from a model that was trained on the real units, under the plan's own guarantee.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ def rehearse(
 ) -> Rehearsal:
     """Train with gradient canaries and score each by what the noisy gradients say.
 
-    The score is the logarithm of the likelihood ratio under the claim, Σ_t log(1 − q + q·e^((y_t − ½)/σ²)): the
-    best that an attacker can do against the claimed mechanism, and a valid score against any other.
+    The score is the logarithm of the likelihood ratio under the claim, Σ_t log(1 − q + q·e^((y_t − ½)/σ²)):
+    the best that an attacker can do against the claimed mechanism, and a valid score against any other.
 
     Args:
         canaries: m.

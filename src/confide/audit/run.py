@@ -121,13 +121,13 @@ class AuditResult:
         if best.refutes:
             return (
                 f"REFUTED: {promised} is false. With {level}, ε of {best.steps} steps is at least "
-                f"{rounded_down(best.epsilon)}, and {rounded_up(best.claim)} was claimed for them ({best.method}). "
-                "Do not release this model."
+                f"{rounded_down(best.epsilon)}, and {rounded_up(best.claim)} was claimed for them "
+                f"({best.method}). Do not release this model."
             )
         return (
             f"Consistent with {promised}: with {level}, the attacks show that ε is at least "
-            f"{rounded_down(best.epsilon)} ({best.method}), which the claim allows. That does not prove the claim: a "
-            "stronger attack might show more."
+            f"{rounded_down(best.epsilon)} ({best.method}), which the claim allows. That does not prove the "
+            "claim: a stronger attack might show more."
         )
 
     def to_dict(self) -> dict[str, Any]:

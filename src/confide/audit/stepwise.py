@@ -5,8 +5,8 @@ In every step canaries C·e_j are put into half of the directions, by fair coins
 mechanism gives out: present if ⟨g̃, e_j⟩ is above half a canary. Error rates give the separation μ of the two
 cases, and σ_eff = 1/μ the noise that explains it. Nasr et al. (2023), arXiv:2302.07956.
 
-Sharper than any attack on a whole run, because every step of every direction is an observation. In return it is
-*parametric*: it takes the noise to be Gaussian and the sampling to be as claimed.
+Sharper than any attack on a whole run, because every step of every direction is an observation. In return it
+is *parametric*: it takes the noise to be Gaussian and the sampling to be as claimed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class StepCounts:
     def mu(self, confidence: float = 0.95) -> float:
         """Lower bound on the separation, a canary over the noise's standard deviation; at least 0.
 
-        Each error rate gets half of the error probability, by the one-sided bound of Clopper & Pearson (1934).
+        Each error rate gets half of the error probability, by the one-sided bound of Clopper & Pearson
+        (1934).
         """
         half = (1 - confidence) / 2
         alarms = clopper_pearson_upper(self.false_alarms, self.absent, half)
@@ -112,7 +113,8 @@ def step_audit(
             int((~named & present).sum()),
             int(present.sum()),
         ]
-    return StepCounts(*counts.tolist(), share)
+    alarms, absent, misses, there = (int(count) for count in counts)
+    return StepCounts(alarms, absent, misses, there, share)
 
 
 def mechanism_for_audit(plan: PrivacyPlan, clipping: Clipping, directions: int) -> PrivateMechanism:

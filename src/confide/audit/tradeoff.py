@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trade-off curves: how rarely an event can happen under one data set, given how often under its neighbour.
 
-f(x) of Dong, Roth, Su (2019), arXiv:1905.02383, is the least false-negative rate of a test with false-positive
-rate x. Audits need its mirror image, the *least probability* b(x) = f(1 − x): an event of probability x under one
-data set has at least probability b(x) under every neighbour. Each curve here errs towards smaller b, so an audit
-that uses it rejects too seldom rather than too often.
+f(x) of Dong, Roth, Su (2019), arXiv:1905.02383, is the least false-negative rate of a test with
+false-positive rate x. Audits need its mirror image, the *least probability* b(x) = f(1 − x): an event of
+probability x under one data set has at least probability b(x) under every neighbour. Each curve here errs
+towards smaller b, so an audit that uses it rejects too seldom rather than too often.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class GaussianCurve:
 
 
 def gaussian_mu(epsilon: float, delta: float) -> float:
-    """The μ at which μ-GDP is exactly (ε, δ)-DP, rounded up by 10⁻⁹: Dong, Roth, Su (2019), corollary 2.13."""
+    """The μ at which μ-GDP is exactly (ε, δ)-DP, rounded up: Dong, Roth, Su (2019), corollary 2.13."""
 
     def excess(mu: float) -> float:
         here = log_ndtr(mu / 2 - epsilon / mu)
@@ -69,15 +69,16 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
     low = min(1.0, high / 2)
     while excess(low) > 0:
         low /= 2
-    return float(brentq(excess, low, high, xtol=1e-12)) + 1e-9
+    root: Any = brentq(excess, low, high, xtol=1e-12)
+    return float(root) + 1e-9
 
 
 @dataclass(frozen=True)
 class ProfileCurve:
     """The upper envelope of lines: what a privacy profile ε ↦ δ(ε) says of probabilities.
 
-    An event of probability x has at least e^(−ε)·(x − δ(ε)) under a neighbour; and its complement says that it
-    has at least 1 − δ(ε) − e^ε·(1 − x).
+    An event of probability x has at least e^(−ε)·(x − δ(ε)) under a neighbour; and its complement says that
+    it has at least 1 − δ(ε) − e^ε·(1 − x).
     """
 
     starts: tuple[float, ...]
@@ -101,18 +102,20 @@ class ProfileCurve:
 def _envelope(
     lines: Sequence[tuple[float, float]],
 ) -> tuple[tuple[float, ...], tuple[tuple[float, float], ...]]:
-    """The upper envelope on [0, 1] of lines (slope, offset) sorted by slope: where each begins, and the lines."""
+    """The upper envelope on [0, 1] of lines (slope, offset) sorted by slope, and where each begins."""
     starts: list[float] = []
     kept: list[tuple[float, float]] = []
     for slope, offset in lines:
         if kept and kept[-1][0] == slope:  # sorted: this one lies above
-            kept.pop(), starts.pop()
+            kept.pop()
+            starts.pop()
         begins = 0.0
         while kept:
             begins = (kept[-1][1] - offset) / (slope - kept[-1][0])
             if begins > starts[-1]:
                 break
-            kept.pop(), starts.pop()
+            kept.pop()
+            starts.pop()
             begins = 0.0
         if begins <= 1.0:
             kept.append((slope, offset))
