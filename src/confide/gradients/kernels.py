@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact formulas for per-unit weight gradients of convolutions, and for their norms.
+"""Exact formulas for per-unit weight gradients of convolutions.
 
 A transposed convolution is a convolution with input and output gradient exchanged; every formula here does
 that first. No kernel wins everywhere: they differ by factors of 2 to 70 with the shape, so
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +56,7 @@ class ConvShape:
         return (grad, x) if self.transposed else (x, grad)
 
 
-def _padded(x: Tensor, padding: tuple[int, ...]) -> Tensor:
+def padded(x: Tensor, padding: tuple[int, ...]) -> Tensor:
     return F.pad(x, [side for p in reversed(padding) for side in (p, p)]) if any(padding) else x
 
 
@@ -66,7 +66,7 @@ def _patches(x: Tensor, kernel: tuple[int, ...], out: tuple[int, ...], shape: Co
         columns = F.unfold(x, kernel, shape.dilation, shape.padding, shape.stride)
         if columns.shape[2] == math.prod(out):
             return columns
-    x = _padded(x, shape.padding)
+    x = padded(x, shape.padding)
     strides = x.stride()
     view = x.as_strided(
         (*x.shape[:2], *kernel, *out),
@@ -83,6 +83,23 @@ def by_loop(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Un
     """The library's own weight-gradient kernel once a unit: no copy of patches, no extra arithmetic."""
     parts = [shape.backward(grad[a:b], x[a:b], weight, (False, True))[1] for a, b in units.segments()]
     return torch.stack(parts)
+
+
+def by_fold(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> Tensor:
+    """The library's own weight-gradient kernel of one grouped convolution, with the units as groups.
+
+    (U·k, C) -> (k, U·C) for units of k rows each; no extra arithmetic, no copy of patches, one call.
+    """
+    count, rows = (units.count, units.rows_each) if units.rows_each else (len(x), 1)
+
+    def folded(t: Tensor) -> Tensor:
+        return t.reshape(count, rows, *t.shape[1:]).transpose(0, 1).reshape(rows, -1, *t.shape[2:])
+
+    # Never read; but the library would copy one that is not laid out in full.
+    blank = weight.new_empty(count * weight.shape[0], *weight.shape[1:])
+    grouped = replace(shape, groups=count * shape.groups)
+    values = grouped.backward(folded(grad), folded(x), blank, (False, True))[1].view(count, *weight.shape)
+    return values if units.rows_each else units.sum_rows(values)
 
 
 def by_unfold(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> Tensor:
@@ -112,6 +129,25 @@ def by_shift(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: U
     return units.sum_rows(out.permute(1, 2, 3, 0).reshape(len(x), *weight.shape))
 
 
+def by_rows(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> Tensor:
+    """As `by_shift`, with the offsets along a row side by side: fewer and wider products, one more copy."""
+    high, wide = weight.shape[2:]
+    (top, left), (rows_out, columns_out) = shape.padding, grad.shape[2:]
+    count, channels, pitch = len(x), x.shape[1], x.shape[3] + 2 * left
+    flat = F.pad(x, (left, left, top, top + 1)).flatten(2)
+    size, length = flat.shape[2], rows_out * pitch
+    total = length + (high - 1) * pitch
+    spread = flat.as_strided((count, wide, channels, total), (channels * size, 1, size, 1))
+    spread = spread.reshape(count, wide * channels, total)
+    g = F.pad(grad, (0, pitch - columns_out)).flatten(2)
+    out = x.new_empty(high, count, grad.shape[1], wide * channels)
+    for i in range(high):
+        start = i * pitch
+        torch.bmm(g, spread[:, :, start : start + length].transpose(1, 2), out=out[i])
+    values = out.view(high, count, -1, wide, channels).permute(1, 2, 4, 0, 3)
+    return units.sum_rows(values.reshape(count, *weight.shape))
+
+
 def by_group(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> Tensor:
     """One grouped convolution with the batch as groups: exchanges the roles of stride and dilation."""
     x, grad = shape.roles(x, grad)
@@ -134,7 +170,14 @@ def _spatial(x: Tensor, filters: Tensor, shape: ConvShape) -> tuple[int, ...]:
 
 
 Kernel = Callable[[Tensor, Tensor, Tensor, ConvShape, Units], Tensor]
-KERNELS: dict[str, Kernel] = {"loop": by_loop, "unfold": by_unfold, "shift": by_shift, "group": by_group}
+KERNELS: dict[str, Kernel] = {
+    "loop": by_loop,
+    "fold": by_fold,
+    "unfold": by_unfold,
+    "shift": by_shift,
+    "rows": by_rows,
+    "group": by_group,
+}
 
 
 def weight_gradient(
@@ -148,45 +191,10 @@ def weight_gradient(
 def fits(name: str, x: Tensor, weight: Tensor, shape: ConvShape) -> bool:
     """Whether a kernel covers this convolution."""
     match name:
-        case "shift":
+        case "shift" | "rows":
             ones = set(shape.stride + shape.dilation) == {1}
             return ones and x.dim() == 4 and not shape.transposed and shape.groups == 1
         case "group" | "ghost":
             return shape.groups == 1
         case _:
             return True
-
-
-def conv_norms(x: Tensor, grad: Tensor, shape: ConvShape, kernel: tuple[int, ...]) -> Tensor:
-    """Squared norm of each sample's weight gradient, from Gram matrices of pixels.
-
-    ‖Σ_t g_t ⊗ patch_t‖² = Σ_{t,t'} ⟨g_t, g_t'⟩·⟨patch_t, patch_t'⟩, and the second factor is a box sum of
-    the Gram matrix of *pixels* over equal offsets, which is separable over the dimensions: k² fewer
-    products than from patches.
-    x: (B, C, *S); grad: (B, O, *T); returns (B,) float64.
-    """
-    x, grad = shape.roles(x, grad)
-    padded = _padded(x, shape.padding)
-    space, out = padded.shape[2:], grad.shape[2:]
-    flat, g = padded.flatten(2), grad.flatten(2)
-    gram = torch.bmm(flat.transpose(1, 2), flat).view(len(x), *space, *space)
-    dims = len(space)
-    for axis in range(dims):
-        step, gap, size = shape.stride[axis], shape.dilation[axis], kernel[axis]
-        total = None
-        for offset in range(size):
-            pick = slice(offset * gap, offset * gap + (out[axis] - 1) * step + 1, step)
-            part = gram[(slice(None),) * (1 + axis) + (pick,) + (slice(None),) * (dims - 1) + (pick,)]
-            total = part.clone() if total is None else total.add_(part)
-        assert total is not None
-        gram = total
-    outer = torch.bmm(g.transpose(1, 2), g)
-    positions = outer.shape[1]
-    # Rows in the tensors' own dtype, then float64: a float64 copy of both Gram matrices would cost more
-    # than they did.
-    return outer.mul_(gram.reshape(len(x), positions, positions)).sum(2).double().sum(1)
-
-
-def conv_total(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape) -> Tensor:
-    """Σ over samples of the weight gradient: the library's ordinary kernel."""
-    return shape.backward(grad, x, weight.detach(), (False, True))[1]

@@ -28,6 +28,7 @@ from confide.gradients.kernels import KERNELS, ConvShape, fits, weight_gradient
 from confide.gradients.units import Units, squared_norms
 
 _GRAM_BYTES = 256_000_000
+_TURNS = 5
 _SMALL = 100_000  # multiply-adds below which timing costs more than the worst choice
 _mode: ContextVar[str | None] = ContextVar("confide_kernels", default=None)
 _chosen: dict[str, str] = {}
@@ -130,18 +131,23 @@ def _fastest(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, ghost_al
 
 
 def fastest(works: Mapping[str, Callable[[], object]], device: torch.device) -> str:
-    """Name of the fastest of several equal works, each timed up to three times."""
+    """Name of the fastest of several equal works, each timed up to `_TURNS` times; the shortest counts.
+
+    The first turn warms up. On one CPU thread its own time counts, so that a busy machine does not choose.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if alone else time.perf_counter
     times = dict.fromkeys(works, math.inf)
-    for turn in range(3):
+    for turn in range(_TURNS):
         for name, work in works.items():
-            if turn and times[name] > 4 * min(times.values()):
+            if turn and times[name] > (4 if turn == 1 else 2) * min(times.values()):
                 continue
             _wait(device)
-            began = time.perf_counter()
+            began = clock()
             work()
             _wait(device)
-            taken = time.perf_counter() - began
-            times[name] = taken if turn == 0 else min(times[name], taken)
+            taken = clock() - began
+            times[name] = taken if turn < 2 else min(times[name], taken)
     return min(times, key=lambda name: times[name])
 
 
@@ -164,7 +170,7 @@ def _wait(device: torch.device) -> None:
 def _file() -> Path:
     from platformdirs import user_cache_path
 
-    return user_cache_path("confide") / f"kernels4-{torch.__version__}-{platform.machine()}.json"
+    return user_cache_path("confide") / f"kernels5-{torch.__version__}-{platform.machine()}.json"
 
 
 def _load() -> dict[str, str]:

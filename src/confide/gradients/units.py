@@ -53,6 +53,14 @@ class Units:
         counts = torch.bincount(self.index, minlength=self.count)
         return (1.0 / counts.double())[self.index]
 
+    @cached_property
+    def rows_each(self) -> int:
+        """How many rows every unit has, standing together; 0 where units differ."""
+        if self.distinct:
+            return 1
+        counts = torch.bincount(self.index, minlength=self.count)
+        return int(counts[0]) if bool((counts == counts[0]).all()) else 0
+
     def repeated(self, times: int) -> Units:
         """The units of rows that each stand for `times` rows, one behind the other."""
         return Units(self.index.repeat_interleave(times), self.count, self.distinct and times == 1)

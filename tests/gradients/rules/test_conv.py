@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from confide.gradients.kernels import KERNELS
+
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 SIZES = (7, 6, 5)
@@ -50,7 +52,7 @@ def test_transposed(dims: int, options: dict[str, Any], agrees: Any) -> None:
     agrees(TRANSPOSED[dims - 1](4, 6, **options), torch.randn(5, 4, *SIZES[:dims]))
 
 
-@pytest.mark.parametrize("kernel", ["loop", "unfold", "shift", "group", "ghost"])
+@pytest.mark.parametrize("kernel", [*KERNELS, "ghost"])
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_every_kernel(
@@ -71,7 +73,7 @@ def test_every_kernel(
     stride=st.integers(1, 3),
     padding=st.integers(0, 2),
     dilation=st.integers(1, 2),
-    name=st.sampled_from(["loop", "unfold", "shift", "group", "ghost"]),
+    name=st.sampled_from([*KERNELS, "ghost"]),
 )
 def test_any_shape(
     channels: int,

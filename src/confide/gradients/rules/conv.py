@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from confide.gradients.captures import Ghost, Instantiated
-from confide.gradients.kernels import ConvShape, conv_norms, conv_total, weight_gradient
+from confide.gradients.grams import conv_norms, conv_total
+from confide.gradients.kernels import ConvShape, weight_gradient
 from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.rules import operation
 from confide.gradients.rules.precision import matched

@@ -55,7 +55,7 @@ class GroupNorm(torch.autograd.Function):
         with unseen():
             recorder: Recorder = ctx.recorder
             rows, channels = x.shape[:2]
-            scale = ctx.weight.detach().to(x.dtype).repeat(rows)
+            scale = ctx.weight.detach().to(x.dtype).expand(rows, channels).reshape(-1)
             flat = (1, rows * channels, x[0, 0].numel(), rows * ctx.groups)
             need, by_weight, by_bias = _native_backward(
                 grads[0].to(x.dtype).contiguous(),
