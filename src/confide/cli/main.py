@@ -21,7 +21,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("confide.cli.report", "One self-contained HTML page for one or several runs."),
     "predict": ("confide.cli.predict", "Classify images with a trained run."),
     "export": ("confide.cli.export", "Write a trained model for use elsewhere."),
+    "track": ("confide.cli.track", "Send the curves of a run to TensorBoard or MLflow."),
+    "audit": ("confide.cli.audit", "Empirical lower bound on ε against what a run claims."),
     "perturb": ("confide.cli.perturb", "Make a local-DP copy of a data set."),
+    "sweep": ("confide.cli.sweep", "Run a grid of experiments, resumable cell by cell."),
+    "reproduce": ("confide.cli.reproduce", "Run a published table or figure again."),
     "ledger": ("confide.cli.ledger", "What was spent on which data set, by which run."),
 }
 

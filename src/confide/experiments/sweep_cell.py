@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run one cell of a grid to its record. It can be stopped at any instant and goes on where its run stopped."""
+"""Run one cell of a grid to its record. Stopped at any instant, it goes on where its run stopped."""
 
 from __future__ import annotations
 
@@ -109,7 +109,19 @@ def _benchmark(task: Task) -> dict[str, Any]:
     return {"figures": {"benchmark": benchmark(task.cell.experiment, task.cell.options.benchmark)}}
 
 
-_TASKS = {"train": _train, "benchmark": _benchmark}
+def _account(task: Task) -> dict[str, Any]:
+    from confide.experiments.sweep_accounting import accounting
+
+    return {"figures": accounting(task.cell.experiment, task.cell.options)}
+
+
+def _looks(task: Task) -> dict[str, Any]:
+    from confide.experiments.sweep_accounting import looks
+
+    return {"figures": looks(task.cell.experiment, task.cell.options, task.work)}
+
+
+_TASKS = {"train": _train, "account": _account, "looks": _looks, "benchmark": _benchmark}
 
 
 def folder_name(cell: Cell) -> str:

@@ -69,6 +69,18 @@ class Perturbation(Part):
     )
 
 
+class Account(Part):
+    """What accounting without training needs beyond the experiment.
+
+    Attributes:
+        pixels: Channels, height and width of an image, for local DP.
+        group_sizes: How many images a patient may have.
+    """
+
+    pixels: tuple[int, int, int] | None = None
+    group_sizes: tuple[int, ...] = (2, 5)
+
+
 class CellOptions(Part):
     """What a cell does besides training one model.
 
@@ -76,13 +88,15 @@ class CellOptions(Part):
         perturb: Train, validate and test on a local-DP copy.
         measures: Further figures, taken at each evaluation or at the end. They lie outside the mechanism and
             are declared so in the record: for published data only.
-        task: "train", or "benchmark": time and memory of steps, no training.
-        benchmark: Options of the latter.
+        task: "train"; or, without training, "account": what the configuration promises, "looks": how
+            perturbed images look, "benchmark": time and memory of steps.
+        account, benchmark: Options of those tasks.
     """
 
     perturb: Perturbation | None = None
     measures: tuple[Measure, ...] = ()
-    task: Literal["train", "benchmark"] = "train"
+    task: Literal["train", "account", "looks", "benchmark"] = "train"
+    account: Account = Account()
     benchmark: dict[str, Any] = {}
 
 
@@ -187,7 +201,7 @@ class Grid(Part):
         """All cells of a scale, in the order of the axes; without a scale, the whole grid.
 
         Raises:
-            ConfigError: If there is no such scale or label, two cells have one name, or a cell is no experiment.
+            ConfigError: If there is no such scale or label, or a cell is no experiment or has another's name.
         """
         chosen = self._scale(scale)
         labels_of = {axis: chosen.axes.get(axis, list(choices)) for axis, choices in self.axes.items()}

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
@@ -80,7 +81,8 @@ class LocalProcesses:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         threads = self.threads or max(1, (os.cpu_count() or 1) // self.jobs)
-        process = context.Process(target=_work, args=(theirs, threads, os.getpid()), daemon=True)
+        # No daemon: a benchmark measures memory in processes of its own. The kernel ends orphans instead.
+        process = context.Process(target=_work, args=(theirs, threads, os.getpid()))
         process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -88,10 +90,9 @@ class LocalProcesses:
     def _give(self, worker: _Worker, task: Task, watcher: Watcher) -> None:
         worker.task, worker.began = task, datetime.now(UTC)
         watcher.began(task.cell.name)
-        try:
+        # If it died while idle, its pipe is at its end, which `run` sees next.
+        with suppress(BrokenPipeError, ConnectionResetError):
             worker.pipe.send(task)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it died while idle: its pipe is at its end, which `run` sees next
 
 
 def _received(worker: _Worker) -> CellRecord | None:
@@ -115,10 +116,8 @@ def _died(worker: _Worker) -> CellRecord:
 def _end(worker: _Worker) -> None:
     """Stop a worker: an idle one at its leisure, a busy one at once; its cell resumes next time."""
     if worker.task is None and worker.process.is_alive():
-        try:
+        with suppress(OSError):
             worker.pipe.send(_STOP)
-        except OSError:
-            pass
     else:
         worker.process.terminate()
     worker.pipe.close()

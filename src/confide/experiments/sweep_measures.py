@@ -20,6 +20,10 @@ FILE = "measures.jsonl"
 TRAIN_ROWS = 2000
 SPARSITY_ROWS = 64
 SALIENCY_ROWS = 8
+_OUTSIDE = (
+    f"scores on {TRAIN_ROWS} training images at most: computed without noise, because the data are "
+    "published; on private data they would lie outside every guarantee"
+)
 
 
 class Measuring:
@@ -34,14 +38,7 @@ class Measuring:
         self._measures, self._path = measures, folder / FILE
         self._session: Any = None
         self._step = 0
-        self.outside = (
-            [
-                f"scores on {TRAIN_ROWS} training images at most: computed without noise, because the data are "
-                "published; on private data they would lie outside every guarantee"
-            ]
-            if "train-scores" in measures
-            else []
-        )
+        self.outside = [_OUTSIDE] if "train-scores" in measures else []
 
     def started(self, session: Any) -> None:
         """Remember the session, whose model is measured."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The local-DP copies that cells train on: made once for all cells that want the same, before any training."""
+"""The local-DP copies that cells train on: made once, before any training, for all that want the same."""
 
 from __future__ import annotations
 
