@@ -9,6 +9,7 @@ refused.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -55,11 +56,18 @@ def decode(
 
 
 def decode_mask(
-    data: bytes, where: str, *, size: int, image_size: tuple[int, int] | None, classes: int
+    data: bytes,
+    where: str,
+    *,
+    size: int,
+    image_size: tuple[int, int] | None,
+    classes: int,
+    meaning: Mapping[int, int] | None = None,
 ) -> NDArray[np.uint8]:
     """A mask (size, size) with values 0..classes-1; of two classes, 0 and 255 are allowed too.
 
     Args:
+        meaning: Value in the file -> class, where they differ.
         image_size: Width and height that it must have, those of its image.
 
     Raises:
@@ -76,7 +84,19 @@ def decode_mask(
         )
     values = np.asarray(mask if mask.mode == "P" else mask.convert("L"))
     found = set(np.unique(values).tolist())
-    if classes == 2 and found <= {0, 255}:
+    if meaning:
+        strange = found - meaning.keys()
+        if strange:
+            raise DataError(
+                f"the mask holds the value {max(strange)}",
+                where=where,
+                why=f"Declared are {', '.join(map(str, sorted(meaning)))}.",
+                remedy=_REMEDY,
+            )
+        table = np.zeros(256, np.uint8)
+        table[list(meaning)] = list(meaning.values())
+        values = table[values]
+    elif classes == 2 and found <= {0, 255}:
         values = (values > 0).astype(np.uint8)
     elif max(found) >= classes:
         raise DataError(

@@ -8,10 +8,11 @@ import hashlib
 import http.client
 import os
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from confide.data.entries import ENTRIES
 from confide.errors import DataError
@@ -48,10 +49,10 @@ def fetch(name: str, *, size: int | None = None, progress: Progress | None = Non
     Raises:
         DataError: If it is unknown, has no open source, cannot be reached, or arrives damaged.
     """
-    info = ENTRIES.get(name)
+    info = ENTRIES.get(name) or ENTRIES.get(name.lower())
     if info is None:
         raise DataError(f"there is no data set {name!r}", remedy="See: confide data list --all")
-    folder = target_folder()
+    name, folder = info.name, target_folder()
     if not info.url:
         raise DataError(
             f"{name!r} cannot be downloaded by confide",
@@ -59,15 +60,22 @@ def fetch(name: str, *, size: int | None = None, progress: Progress | None = Non
             f"Source: {info.citation}.",
             remedy=f"Put {info.file or f'{name}.npz'} into {folder}.",
         )
+    if not info.sizes:
+        if size is not None:
+            raise DataError(f"{name!r} is offered at one size", remedy="Leave --size out.")
+        target = folder / PurePosixPath(urllib.parse.urlsplit(info.url).path).name
+        return download(info.url, target, md5="".join(info.md5), progress=progress)
     size = size or info.sizes[0]
     if size not in info.sizes:
         raise DataError(
             f"{name!r} is not offered at {size} pixels", remedy=f"Sizes: {', '.join(map(str, info.sizes))}."
         )
     suffix = "" if size == 28 else f"_{size}"
-    md5 = info.md5 if size == 28 else ""
     return download(
-        info.url.replace(".npz", f"{suffix}.npz"), folder / f"{name}{suffix}.npz", md5=md5, progress=progress
+        info.url.replace(".npz", f"{suffix}.npz"),
+        folder / f"{name}{suffix}.npz",
+        md5=info.md5[info.sizes.index(size)],
+        progress=progress,
     )
 
 

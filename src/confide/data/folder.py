@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder or zip of one's own: a table, images with masks, or one folder a class."""
+"""A folder or archive of one's own: a table, images with masks, or one folder a class."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
 from pathlib import PurePosixPath
 
+from confide.data.owners import Owners, is_dicom, with_dicom_patients
 from confide.data.records import Listing, Record, find_units
 from confide.data.sources import Source
 from confide.data.table import list_table
@@ -22,20 +21,28 @@ _SPLITS = {
 }
 
 
-def list_folder(source: Source, *, patients: str | None = None, skip_bad: bool = False) -> Listing:
+def list_folder(
+    source: Source,
+    *,
+    patients: str | None = None,
+    classes: tuple[str, ...] | None = None,
+    skip_bad: bool = False,
+) -> Listing:
     """What is in a folder.
 
-    One `.csv` or `.tsv` at the top: see `confide.data.table`. Else `images/` and `masks/` with files of
-    the same names.
-    Else `CLASS/file` or `SPLIT/CLASS/file`.
+    One `.csv` or `.tsv` at the top: see `confide.data.table`. Else `images/` and `masks/` with files of the
+    same names. Else `CLASS/file` or `SPLIT/CLASS/file`.
 
     Args:
         patients: A regular expression with one group that finds the patient's id in a file name.
+        classes: Names of the classes in their order; of masks, of the values 0..K-1.
         skip_bad: Leave out and list images whose line or mask cannot be used.
 
     Raises:
         DataError: If it is none of these.
     """
+    if classes is not None and len(set(classes)) < max(2, len(classes)):
+        raise DataError("there must be at least two classes, all different", why=", ".join(classes))
     names = source.names()
     top = _without_wrapper(names)
     tables = [
@@ -48,39 +55,29 @@ def list_folder(source: Source, *, patients: str | None = None, skip_bad: bool =
             why=", ".join(tables)[:200],
             remedy="Leave one.",
         )
+    owners = Owners(patients)
     if tables:
-        return list_table(source, tables[0], ("", "images"), None, names=names, skip_bad=skip_bad)
-    images = [name for name in names if name.lower().endswith(SUFFIXES)]
+        found = list_table(
+            source,
+            tables[0],
+            ("", "images"),
+            classes,
+            names=names,
+            skip_bad=skip_bad,
+            owners=owners,
+        )
+        return with_dicom_patients(source, found)
+    images = [name for name in names if name.lower().endswith(SUFFIXES) or is_dicom(source, name)]
     if not images:
         raise DataError(
             "holds no images", where=str(source.path), why=f"Known endings: {', '.join(SUFFIXES)}."
         )
     heads = {_head(name, top) for name in images}
     if {"images", "masks"} <= heads:
-        return list_pairs(source, images, top, patients, skip_bad)
-    return _with_dicom_patients(source, list_classes(source, images, top, patients), patients)
-
-
-def _with_dicom_patients(source: Source, listing: Listing, patients: str | None) -> Listing:
-    """If all images are DICOM files that name their patient, the patient is the unit."""
-    if patients is not None or not all(record.name.lower().endswith(".dcm") for record in listing.records):
-        return listing
-    from confide.data.dicom import patient_of
-
-    found: list[str] = []
-    for record in listing.records:
-        try:
-            found.append(patient_of(source.read(record.name), source.where(record.name)))
-        except DataError:
-            found.append("")  # reported, with its reason, when its pixels are read
-    if not any(found):
-        return listing
-    # An image without an id stands for itself.
-    records = [
-        replace(r, unit=f"id {who}" if who else f"file {r.unit}")
-        for r, who in zip(listing.records, found, strict=True)
-    ]
-    return replace(listing, records=records, units=find_units(True, False))
+        found = list_pairs(source, images, top, owners, classes, skip_bad)
+    else:
+        found = list_classes(source, images, top, owners, classes)
+    return with_dicom_patients(source, found)
 
 
 def _without_wrapper(names: list[str]) -> tuple[str, ...]:
@@ -111,34 +108,13 @@ def _head(name: str, top: tuple[str, ...]) -> str:
     return next(iter(_below(name, top)), "")
 
 
-def _patient(name: str, pattern: re.Pattern[str] | None, where: str) -> str:
-    if pattern is None:
-        return name
-    found = pattern.search(PurePosixPath(name).name)
-    if found is None or not found.group(1):
-        raise DataError(
-            "the pattern finds no patient in the name", where=where, remedy="Mend the pattern or the name."
-        )
-    return found.group(1)
-
-
-def _compiled(patients: str | None) -> re.Pattern[str] | None:
-    if patients is None:
-        return None
-    try:
-        pattern = re.compile(patients)
-    except re.error as error:
-        raise DataError(
-            f"the pattern for patients is no regular expression: {error}", where=patients
-        ) from None
-    if pattern.groups != 1:
-        raise DataError(
-            "the pattern for patients needs exactly one group", where=patients, remedy="For example (\\d+)_.*"
-        )
-    return pattern
-
-
-def list_classes(source: Source, images: list[str], top: tuple[str, ...], patients: str | None) -> Listing:
+def list_classes(
+    source: Source,
+    images: list[str],
+    top: tuple[str, ...],
+    owners: Owners,
+    classes: tuple[str, ...] | None = None,
+) -> Listing:
     """`CLASS/file` or `SPLIT/CLASS/file`; deeper folders belong to their class."""
     parts = {name: _below(name, top) for name in images}
     split = all(p[0].lower() in _SPLITS and len(p) >= 3 for p in parts.values())
@@ -150,30 +126,40 @@ def list_classes(source: Source, images: list[str], top: tuple[str, ...], patien
             where=str(source.path),
             remedy="Sort them into folders, or add a table.",
         )
-    classes = tuple(sorted({p[depth] for p in parts.values()}))
-    if len(classes) < 2:
+    found = tuple(sorted({p[depth] for p in parts.values()}))
+    if len(found) < 2:
         raise DataError(
-            "there is only one class folder", where=str(source.path), why=f"It is {', '.join(classes)!r}."
+            "there is only one class folder", where=str(source.path), why=f"It is {', '.join(found)!r}."
         )
-    pattern = _compiled(patients)
+    if classes is not None and not set(found) <= set(classes):
+        raise DataError(
+            f"the folder {min(set(found) - set(classes))!r} is none of the classes",
+            where=str(source.path),
+            why=f"Named are {', '.join(classes)}.",
+        )
+    classes = classes or found
     records = [
         Record(
             name,
             classes.index(p[depth]),
-            _patient(name, pattern, source.where(name)),
+            owners.of(name, source.where(name)),
             _SPLITS[p[0].lower()] if split else None,
         )
         for name, p in parts.items()
     ]
-    return Listing(records, classes, find_units(pattern is not None, False))
+    return Listing(records, classes, find_units(owners.known, False))
 
 
 def list_pairs(
-    source: Source, images: list[str], top: tuple[str, ...], patients: str | None, skip_bad: bool
+    source: Source,
+    images: list[str],
+    top: tuple[str, ...],
+    owners: Owners,
+    classes: tuple[str, ...] | None,
+    skip_bad: bool,
 ) -> Listing:
     """`images/x.*` with `masks/x.*`."""
     masks = {PurePosixPath(name).stem: name for name in images if _head(name, top) == "masks"}
-    pattern = _compiled(patients)
     records: list[Record] = []
     bad: list[tuple[str, str]] = []
     for name in images:
@@ -189,6 +175,6 @@ def list_pairs(
                 where=source.where(name),
                 remedy="Put a file of its name into masks/.",
             )
-        records.append(Record(name, -1, _patient(name, pattern, source.where(name)), None, mask))
-    units = find_units(pattern is not None, False)
-    return Listing(records, ("background", "foreground"), units, "segmentation", {}, bad)
+        records.append(Record(name, -1, owners.of(name, source.where(name)), None, mask))
+    units = find_units(owners.known, False)
+    return Listing(records, classes or ("background", "foreground"), units, "segmentation", {}, bad)

@@ -68,9 +68,13 @@ class DatasetInfo:
         mean, std: Normalisation constants, one a channel, for pixels scaled to [0, 1]. They are published or
             conventional, never computed from the images at hand.
         units: The privacy units that it has ids for, the strongest first.
-        sha256, md5: Checksums, as far as the publisher or DATA.md names them.
+        sha256, md5: Checksums, as far as they are known: of the file of this project, and of the publisher's
+            files, one for each of `sizes`.
+        counts: Images of train, validation and test as published; one number where nobody has divided them.
+            Of volumes their number.
         url: The official source; empty where a registration stands before the download.
-        file: File name where it is not `name`.npz.
+        window: Of volumes and DICOM files: what is shown black and white where the caller does not say.
+        file: File or folder name where it is not `name`.npz.
         layout: Which reader it takes, see `confide.data.layouts`.
         sizes: Image sides that the publisher offers.
     """
@@ -87,8 +91,10 @@ class DatasetInfo:
     citation: str = ""
     remarks: str = ""
     sha256: str = ""
-    md5: str = ""
+    md5: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
     url: str = ""
+    window: str = ""
     file: str = ""
     layout: str = "medmnist"
     sizes: tuple[int, ...] = ()

@@ -87,7 +87,9 @@ def ingest(
     if not records:
         raise DataError("holds no images", where=str(source.path))
     people = [pseudonym(key, "unit", record.unit) for record in records]
-    sides = assign(people, [record.split for record in records], str(source.path), seed=seed)
+    sides = np.zeros(len(people), dtype=np.int64)
+    if not listing.undivided:
+        sides = assign(people, [record.split for record in records], str(source.path), seed=seed)
     order = np.argsort(sides, kind="stable")
     records = [records[i] for i in order]
     contents = _content(source, records, key)
@@ -99,6 +101,7 @@ def ingest(
         key,
         [VERSION, np.__version__, listing.classes, listing.task, sorted(sides.tolist())],
         [reading.size, reading.channels, reading.window, reading.skip_bad],
+        sorted(listing.mask_values.items()),
     )
     entry = open_entry(digest)
     if entry is None:
@@ -128,7 +131,7 @@ def _splits(
         # Rows lie in the order of the splits, so a split is a slice of the map and costs no memory.
         rows = slice(int(bounds[number]), int(bounds[number + 1]))
         owners = [people[i] for i in kept[rows]]
-        if not owners:
+        if not owners and (sides == number).any():
             raise DataError(f"all images of {name} are bad", where=info.name)
         index = np.unique(np.array([owner.hex() for owner in owners]), return_inverse=True)[1].astype(
             np.int64
@@ -150,7 +153,7 @@ def _content(source: Source, records: list[Record], key: bytes) -> list[bytes]:
         for name in (record.name, record.mask):
             if name is not None:
                 try:
-                    data = source.read(name)
+                    data = source.identity(name)
                 except DataError:
                     data = b"unreadable"  # met again, and reported, when it is decoded
                 found.update(len(data).to_bytes(8, "little") + data)
@@ -178,12 +181,11 @@ def _write(
     progress: Progress | None,
 ) -> None:
     mask = listing.task == "segmentation"
-    classes = len(listing.classes)
     # Pillow warns of odd files and may quote them; what matters is raised. Warnings are set once, here,
     # because
     # threads share them.
     with EntryWriter(digest, (reading.channels, reading.size, reading.size), mask=mask) as writer, _quiet():
-        for row, found in enumerate(_decoded(source, records, reading, classes)):
+        for row, found in enumerate(_decoded(source, records, reading, listing)):
             if isinstance(found, DataError):
                 if not reading.skip_bad:
                     raise found
@@ -205,7 +207,7 @@ def _quiet() -> Iterator[None]:
 Decoded = tuple[NDArray[np.uint8], NDArray[np.uint8] | None] | DataError
 
 
-def _decoded(source: Source, records: list[Record], reading: Reading, classes: int) -> Iterator[Decoded]:
+def _decoded(source: Source, records: list[Record], reading: Reading, listing: Listing) -> Iterator[Decoded]:
     """Each record's image and mask, or what is wrong with it, in order. Decoders release the interpreter's
     lock."""
 
@@ -219,7 +221,12 @@ def _decoded(source: Source, records: list[Record], reading: Reading, classes: i
             shape = measure(data, where)
             mask = source.where(record.mask)
             target = decode_mask(
-                source.read(record.mask), mask, size=reading.size, image_size=shape, classes=classes
+                source.read(record.mask),
+                mask,
+                size=reading.size,
+                image_size=shape,
+                classes=len(listing.classes),
+                meaning=listing.mask_values,
             )
             return image, target
         except DataError as error:

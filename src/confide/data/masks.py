@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An npz of images and masks.
 
-`{train,val}_images` and `{train,val}_masks` (N, H, W) uint8, and `test_*` where there is one.
+`{train,val}_images` and `{train,val}_masks` (N, H, W) uint8, and `test_*` where there is one; `*_groups`
+(N,) as in `confide.data.medmnist` count where every split has them.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from numpy.typing import NDArray
 
 from confide.errors import DataError
 
+Pairs = dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
-def read_masks(path: Path, classes: int) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Split -> images (N, C, H, W) and masks (N, H, W). Without a test split, validation serves as test.
+
+def read_masks(path: Path, classes: int) -> tuple[Pairs, dict[str, NDArray[np.int64]] | None]:
+    """Split -> images (N, C, H, W) and masks (N, H, W); split -> groups. Without a test split, validation
+    serves.
 
     Raises:
         DataError: If the file is damaged, lacks an array, or holds undeclared classes.
@@ -27,6 +31,8 @@ def read_masks(path: Path, classes: int) -> dict[str, tuple[NDArray[np.uint8], N
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             names = ["train", "val", *(["test"] if "test_images" in file.files else [])]
             found = {name: _read(file, name, path, classes) for name in names}
+            grouped = "test" in names and all(f"{name}_groups" in file.files for name in names)
+            groups = {name: _groups(file, name, path, len(found[name][0])) for name in names if grouped}
     except DataError:
         raise
     except FileNotFoundError:
@@ -35,7 +41,30 @@ def read_masks(path: Path, classes: int) -> dict[str, tuple[NDArray[np.uint8], N
         pickled = "pickle" in str(error).lower()
         what = "holds pickled objects, which could run code" if pickled else "is not a readable npz file"
         raise DataError(what, where=str(path), remedy="Fetch or copy it again.") from None
-    return {"train": found["train"], "validation": found["val"], "test": found.get("test", found["val"])}
+    pairs = {"train": found["train"], "validation": found["val"], "test": found.get("test", found["val"])}
+    if not grouped:
+        return pairs, None
+    _refuse_overlap(groups, path)
+    return pairs, {"train": groups["train"], "validation": groups["val"], "test": groups["test"]}
+
+
+def _groups(file: Any, split: str, path: Path, rows: int) -> NDArray[np.int64]:
+    groups = file[f"{split}_groups"]
+    if groups.shape != (rows,) or groups.dtype.kind not in "iu":
+        raise DataError(f"{split}_groups are no whole numbers ({rows},)", where=str(path))
+    return groups.astype(np.int64)
+
+
+def _refuse_overlap(groups: dict[str, NDArray[np.int64]], path: Path) -> None:
+    distinct = [np.unique(values) for values in groups.values()]
+    twice = sum(map(len, distinct)) - len(np.unique(np.concatenate(distinct)))
+    if twice:
+        raise DataError(
+            f"{twice} of the groups are in more than one split",
+            where=str(path),
+            why="The same person on both sides makes scores look better than they are.",
+            remedy="Split by group.",
+        )
 
 
 def _read(file: Any, split: str, path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -30,12 +30,14 @@ class RawSplit:
     groups: NDArray[np.int64] | None
 
 
-def read_npz(path: Path, classes: int | None = None) -> dict[str, RawSplit]:
+def read_npz(path: Path, classes: int | None = None, *, findings: bool = False) -> dict[str, RawSplit]:
     """Read and check a file.
 
     Args:
-        path: The npz file.
-        classes: Number of classes, where it is known: labels must lie below it.
+        path: The npz file. classes: Number of classes, where it is known: labels must lie below it.
+            findings: Labels are (N, F), 1 for each of F findings that an image shows; they become 0 for
+            none and 1
+            for any.
 
     Returns:
         "train", "validation", "test" -> the split.
@@ -65,7 +67,7 @@ def read_npz(path: Path, classes: int | None = None) -> dict[str, RawSplit]:
                     why=f"It holds: {', '.join(file.files) or 'nothing'}.",
                     remedy="A MedMNIST file has {train,val,test}_{images,labels}.",
                 )
-            raw = {split: _read_split(file, split, path, classes) for split in SPLITS}
+            raw = {split: _read_split(file, split, path, classes, findings) for split in SPLITS}
     except DataError:
         raise
     except (
@@ -90,7 +92,7 @@ def read_npz(path: Path, classes: int | None = None) -> dict[str, RawSplit]:
     return {SPLITS[split]: value for split, value in raw.items()}
 
 
-def _read_split(file: Any, split: str, path: Path, classes: int | None) -> RawSplit:
+def _read_split(file: Any, split: str, path: Path, classes: int | None, findings: bool) -> RawSplit:
     where = f"{path}, {split}_images"
     images = file[f"{split}_images"]
     volumes = images.ndim == 4 and images.shape[-1] not in (1, 3)
@@ -114,7 +116,10 @@ def _read_split(file: Any, split: str, path: Path, classes: int | None) -> RawSp
             raise DataError(
                 f"pixels range from {images.min():g} to {images.max():g}", where=where, why="Expected [0, 1]."
             )
-    labels = _labels(file[f"{split}_labels"], f"{path}, {split}_labels", len(images), classes)
+    labels = file[f"{split}_labels"]
+    if findings and labels.ndim == 2 and labels.dtype.kind in "iu" and set(np.unique(labels)) <= {0, 1}:
+        labels = labels.any(1).astype(np.int64)
+    labels = _labels(labels, f"{path}, {split}_labels", len(images), classes)
     groups = None
     if f"{split}_groups" in file.files:
         groups = file[f"{split}_groups"]

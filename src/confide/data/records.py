@@ -35,6 +35,8 @@ class Listing:
     Attributes:
         columns: Further columns for tables by subgroup, one value a record.
         bad: Where and why, for each image that was left out because its line or its mask cannot be used.
+        mask_values: What a value in a mask file means, where it is not the class itself.
+        undivided: All images are for training: there is one person, whom no split can divide.
     """
 
     records: list[Record] = field(repr=False)
@@ -43,6 +45,8 @@ class Listing:
     task: Literal["classification", "segmentation"] = "classification"
     columns: dict[str, list[str]] = field(default_factory=dict[str, list[str]], repr=False)
     bad: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]], repr=False)
+    mask_values: dict[int, int] = field(default_factory=dict[int, int])
+    undivided: bool = False
 
 
 def find_units(patients: bool, lesions: bool) -> tuple[PrivacyUnit, ...]:

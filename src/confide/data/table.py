@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import PurePosixPath
 
+from confide.data.owners import Owners
 from confide.data.records import Listing, Record, find_units
 from confide.data.sources import Source
 from confide.errors import DataError
@@ -90,12 +91,14 @@ def list_table(
     *,
     names: list[str] | None = None,
     skip_bad: bool = False,
+    owners: Owners | None = None,
 ) -> Listing:
     """What a table says of the files of its source.
 
     Args:
         folders: Where the images may lie, tried in order.
         classes: Names of the classes 0..K-1, if known; else the labels themselves, in order.
+        owners: Finds patients in file names, where the table has no column for them.
 
     Raises:
         DataError: A column is missing, a file is missing or named twice, a cell is empty, a label unknown.
@@ -112,7 +115,10 @@ def list_table(
     files = set(source.names() if names is None else names)
     below = str(PurePosixPath(name).parent)
     folders = tuple(str(PurePosixPath(below) / folder) for folder in folders)
-    units = find_units("patient" in table.columns, "lesion" in table.columns)
+    owners = owners or Owners(None)
+    named = "patient" in table.columns
+    key = named or not owners.known  # whether the table itself says whose an image is
+    units = find_units(named or owners.known, "lesion" in table.columns)
     if classes is None:
         labels = [word for i in range(len(table.rows)) if (word := table.value(i, "label"))]
         classes = ("background", "foreground") if segmentation else _classes(labels, table.where)
@@ -122,7 +128,10 @@ def list_table(
     bad: list[tuple[str, str]] = []
     for i in range(len(table.rows)):
         try:
-            records.append(_record(table, i, folders, files, classes, units[0], seen))
+            record = _record(table, i, folders, files, classes, units[0] if key else None, seen)
+            if not key:
+                record = replace(record, unit=owners.of(record.name, source.where(record.name)))
+            records.append(record)
             kept.append(i)
         except DataError as error:
             if not skip_bad:
@@ -140,7 +149,7 @@ def _record(
     folders: tuple[str, ...],
     files: set[str],
     classes: tuple[str, ...],
-    unit: PrivacyUnit,
+    unit: PrivacyUnit | None,
     seen: set[str],
 ) -> Record:
     """One line."""
@@ -149,7 +158,7 @@ def _record(
         raise DataError(
             f"line {i + 2} names an image for the second time", where=table.where, remedy="Remove it."
         )
-    key = {PrivacyUnit.PATIENT: "patient", PrivacyUnit.LESION: "lesion"}.get(unit, "")
+    key = "patient" if unit is PrivacyUnit.PATIENT else "lesion" if unit is PrivacyUnit.LESION else ""
     owner = _filled(table, i, key) if key else file
     split = _split(table, i)
     if "mask" in table.columns:
@@ -164,7 +173,19 @@ def _record(
 def subgroups(table: Table) -> dict[str, list[str]]:
     """The columns that results may be broken down by."""
     found = {name.strip().lower(): name for name in table.rows[0]}
-    return {name: [row[found[name]].strip() for row in table.rows] for name in SUBGROUPS if name in found}
+    columns = {name: [row[found[name]].strip() for row in table.rows] for name in SUBGROUPS if name in found}
+    return columns | ({"age": [_band(age) for age in columns["age"]]} if "age" in columns else {})
+
+
+def _band(age: str) -> str:
+    """Twenty years together, so that a group has people in it; what is no number stays as it is."""
+    try:
+        years = float(age)
+    except ValueError:
+        return age
+    if not 0 <= years < 150:
+        return "unknown"
+    return "80 and over" if years >= 80 else f"{int(years // 20) * 20} to {int(years // 20) * 20 + 19}"
 
 
 def _filled(table: Table, i: int, meaning: str) -> str:

@@ -5,6 +5,7 @@ patient."""
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import threading
 import zlib
@@ -25,7 +26,15 @@ from confide.privacy.units import PrivacyUnit
 MOST_VOXELS = 1 << 28
 MOST_UNPACKED = 1 << 30
 ENDINGS = (".nii", ".nii.gz")
+OWN_WINDOW = "volume"
 _REMEDY = "Repair or remove the file, or pass --skip-bad."
+
+
+def _need_nibabel() -> None:
+    try:
+        import nibabel  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError:
+        raise MissingExtraError("nibabel", "dicom", "reading NIfTI files") from None
 
 
 def is_volume(name: str) -> bool:
@@ -33,18 +42,42 @@ def is_volume(name: str) -> bool:
     return name.lower().endswith(ENDINGS)
 
 
-def read_volume(data: bytes, where: str) -> NDArray[np.float32]:
+def volume_shape(data: bytes, where: str) -> tuple[int, ...]:
+    """The sizes that the header of a volume states; its voxels are not unpacked.
+
+    Raises:
+        DataError: If it is no NIfTI file.
+    """
+    _need_nibabel()
+    from nibabel import Nifti1Header
+
+    try:
+        start = data[:352]
+        if start[:2] == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=BytesIO(data)) as file:
+                start = file.read(352)
+        header: Any = Nifti1Header.from_fileobj(BytesIO(start))
+        return tuple(int(size) for size in header.get_data_shape())
+    except Exception:
+        raise DataError("is no readable NIfTI file", where=where, remedy=_REMEDY) from None
+
+
+def read_volume(data: bytes, where: str, *, modality: int | None = None) -> NDArray[np.float32]:
     """Voxels (X, Y, Z), rescaled as the header says.
+
+    Args:
+        modality: Which of several volumes in one file is meant; None: there must be one.
 
     Raises:
         DataError: If it is damaged, not three-dimensional, too large, or holds NaN.
     """
-    try:
-        from nibabel import Nifti1Image
-    except ImportError:
-        raise MissingExtraError("nibabel", "dicom", "reading NIfTI files") from None
+    _need_nibabel()
+    from nibabel import Nifti1Image
+
     try:
         image: Any = Nifti1Image.from_bytes(_unpacked(data, where))
+        if modality is not None and len(image.shape) == 4:
+            image = image.slicer[..., modality : modality + 1]
         shape = tuple(size for i, size in enumerate(image.shape) if i < 3 or size != 1)
         if len(shape) != 3 or min(shape) < 1:
             raise DataError(
@@ -80,15 +113,33 @@ def _unpacked(data: bytes, where: str) -> bytes:
 
 class VolumeSlices(Source):
     """The axial slices of another source's volumes as files `name#k` in numpy's own format, turned as
-    radiologists do."""
+    radiologists do.
 
-    def __init__(self, inner: Source, window: str | None, classes: int) -> None:
+    Args:
+        window: See `confide.data.dicom.limits`; "volume": each volume's own 0.5 % and 99.5 % values. That
+            is a
+            function of one patient's own voxels, so no patient's picture depends on another's.
+        masks: Names of the volumes that are masks.
+        modality: Which volume of a file with several is read.
+    """
+
+    def __init__(
+        self,
+        inner: Source,
+        window: str,
+        classes: int,
+        *,
+        masks: frozenset[str],
+        modality: int | None = None,
+    ) -> None:
         self.path = inner.path
         self._inner, self._classes = inner, classes
-        self._limits = limits(window or "abdomen")
+        self._limits = None if window == OWN_WINDOW else limits(window)
+        self._masks, self._modality = masks, modality
         self._lock = threading.Lock()
         # Slices are asked for in order: the image and the mask of one patient are enough.
         self._volume = lru_cache(maxsize=2)(self._read)
+        self._digest = lru_cache(maxsize=2)(lambda name: hashlib.sha256(inner.read(name)).digest())
 
     def names(self) -> list[str]:
         """The names of the volumes, not of slices."""
@@ -96,18 +147,30 @@ class VolumeSlices(Source):
 
     def _read(self, name: str) -> NDArray[np.uint8]:
         where = self.where(name)
-        voxels = read_volume(self._inner.read(name), where)
-        if "labels" not in PurePosixPath(name).parts[-2]:
-            return grey(voxels, *self._limits)
+        mask = name in self._masks
+        voxels = read_volume(self._inner.read(name), where, modality=None if mask else self._modality)
+        if not mask:
+            low, high = self._limits or (float(x) for x in np.percentile(voxels, [0.5, 99.5]))
+            return grey(voxels, low, max(high, low + 1e-6))
         if (voxels != np.round(voxels)).any() or voxels.min() < 0 or voxels.max() >= self._classes:
             raise DataError(
                 "the mask holds undeclared classes", where=where, why=f"Declared: 0..{self._classes - 1}."
             )
         return voxels.astype(np.uint8)
 
+    def identity(self, name: str) -> bytes:
+        """The file that a slice comes from, and its number: the window is no part of whose picture it is."""
+        volume, mark, number = name.rpartition("#")
+        if not mark:
+            return self._inner.read(name)
+        with self._lock:
+            return self._digest(volume) + number.encode()
+
     def read(self, name: str) -> bytes:
-        """One slice."""
-        volume, _, number = name.rpartition("#")
+        """One slice, or a plain file of the other source."""
+        volume, mark, number = name.rpartition("#")
+        if not mark:
+            return self._inner.read(name)
         with self._lock:
             voxels = self._volume(volume)
         if int(number) >= voxels.shape[2]:
@@ -117,12 +180,23 @@ class VolumeSlices(Source):
         return file.getvalue()
 
 
+def own_window(source: Source) -> str:
+    """The window of a Decathlon folder where nobody names one: by what `dataset.json` says was scanned."""
+    described = [name for name in source.names() if PurePosixPath(name).name == "dataset.json"]
+    try:
+        scanned = json.loads(source.read(described[0]))["modality"]["0"] if described else "CT"
+    except (ValueError, KeyError, TypeError):
+        scanned = "CT"
+    return "abdomen" if scanned == "CT" else OWN_WINDOW
+
+
 def list_decathlon(source: Source) -> Listing:
     """All slices of all volumes; classes are those of `dataset.json`, else background and foreground.
 
     Raises:
         DataError: If a volume has no mask, or a header cannot be read.
     """
+    _need_nibabel()
     names = source.names()
     masks = {PurePosixPath(name).name: name for name in names if is_volume(name) and "labelsTr" in name}
     records: list[Record] = []
@@ -132,7 +206,7 @@ def list_decathlon(source: Source) -> Listing:
         mask = masks.get(PurePosixPath(name).name)
         if mask is None:
             raise DataError("the volume has no mask in labelsTr/", where=source.where(name))
-        depth = read_volume(source.read(mask), source.where(mask)).shape[2]
+        depth = (*volume_shape(source.read(mask), source.where(mask)), 1, 1, 1)[2]
         patient = PurePosixPath(name).name
         records += [Record(f"{name}#{k}", -1, patient, None, f"{mask}#{k}") for k in range(depth)]
     return Listing(records, _classes(source, names), (PrivacyUnit.PATIENT, PrivacyUnit.IMAGE), "segmentation")
