@@ -41,7 +41,7 @@ from confide.training.examples import as_examples
 from confide.training.losses import Loss
 from confide.training.mechanism import with_releases
 from confide.training.scoring import evaluating
-from confide.training.step import Work, private_steps
+from confide.training.step import Charge, Work, private_steps
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -192,6 +192,7 @@ def rehearse_black_box(
     *,
     steps: int | None = None,
     seed: int | None = None,
+    charge: Charge | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rehearsal:
     """Train with mislabelled images and score each by how much the training lowered its loss.
@@ -199,6 +200,8 @@ def rehearse_black_box(
     Args:
         images: (m, C, ...) public or held-out images, normalised as the data set's.
         labels: (m, ...) wrong labels, see `mislabelled`.
+        charge: Charges every step: the scores come from a model of the real units and spend what the plan
+            does.
     """
     plan = subject.steps_plan(steps)
     included = _coins(len(images), seed)
@@ -223,6 +226,7 @@ def rehearse_black_box(
         release_loss=subject.release_loss,
         work=subject.work,
         key=RunKey.from_os(),
+        charge=charge,
     ):
         if progress is not None:
             progress(step.number, plan.steps)

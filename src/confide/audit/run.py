@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
@@ -30,6 +30,7 @@ from confide.privacy.guarantee import Guarantee, delta_text, rounded_up
 from confide.privacy.plan import PrivacyPlan
 from confide.privacy.schemes import FixedSizeSampling, PoissonSampling
 from confide.training.mechanism import with_releases
+from confide.training.step import Charge
 
 Progress = Callable[[int, int], None]
 # Canaries a step of the step audit.
@@ -113,6 +114,7 @@ class AuditResult:
     def verdict(self) -> str:
         """The result in words. An audit never proves a claim."""
         claim = self.claim
+        seeded = "" if claim.private else " The run itself was seeded: it protects nobody."
         promised = (
             f"the claim of ε = {rounded_up(claim.epsilon)} at δ = {delta_text(claim.delta)} per "
             f"{claim.unit.value} ({claim.accountant.upper()}, {claim.sampling} sampling)"
@@ -122,12 +124,12 @@ class AuditResult:
             return (
                 f"REFUTED: {promised} is false. With {level}, ε of {best.steps} steps is at least "
                 f"{rounded_down(best.epsilon)}, and {rounded_up(best.claim)} was claimed for them "
-                f"({best.method}). Do not release this model."
+                f"({best.method}). Do not release this model.{seeded}"
             )
         return (
             f"Consistent with {promised}: with {level}, the attacks show that ε is at least "
             f"{rounded_down(best.epsilon)} ({best.method}), which the claim allows. That does not prove the "
-            "claim: a stronger attack might show more."
+            f"claim: a stronger attack might show more.{seeded}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,7 +154,8 @@ def audit_run(
     confidence: float = 0.95,
     black_box: tuple[Tensor, Tensor] | None = None,
     observations: int = 200_000,
-    private: bool = True,
+    claim: Guarantee | None = None,
+    charge: Charge | None = None,
     seed: int | None = None,
     progress: Progress | None = None,
 ) -> AuditResult:
@@ -168,7 +171,8 @@ def audit_run(
             and get a twentieth of the error each; the others share the rest evenly.
         black_box: Images and wrong labels of input canaries; default: that attack is left out.
         observations: Present-or-absent observations of the step audit.
-        private: False for a run with a known seed, whose claim is void whatever the attacks say.
+        charge: Charges the steps of the attack on a finished model; the other attacks spend nothing.
+        claim: What was published about the whole run; default: what the plan guarantees.
         seed: Of the coins; default: the operating system's entropy.
 
     Raises:
@@ -179,13 +183,18 @@ def audit_run(
     plan = subject.plan
     planned = _planned(plan, black_box is not None)
     levels = _levels(planned, 1 - confidence)
+    claim = claim or plan.guarantee()
     bounds = [noise_bound(subject, levels["noise"], observations, seed)]
     seen = rehearse(subject, canaries=canaries, steps=steps, seed=seed, progress=progress)
     bounds += _run_bounds(seen, plan, levels)
     if black_box is not None:
-        outside = rehearse_black_box(subject, *black_box, steps=steps, seed=seed, progress=progress)
+        outside = rehearse_black_box(
+            subject, *black_box, steps=steps, seed=seed, charge=charge, progress=progress
+        )
         bounds.append(_any_mechanism(outside, levels["finished model"], "finished model"))
-    return AuditResult(plan.guarantee(private=private), tuple(bounds), confidence, canaries, seen.plan.steps)
+    # Whatever the plan would allow, a published ε must hold; fewer steps cannot leak more than all.
+    held = tuple(replace(bound, claim=min(bound.claim, claim.epsilon)) for bound in bounds)
+    return AuditResult(claim, held, confidence, canaries, seen.plan.steps)
 
 
 def _planned(plan: PrivacyPlan, black_box: bool) -> tuple[str, ...]:
