@@ -87,10 +87,10 @@ def test_json_is_the_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_an_exhausted_budget_exits_with_three(tmp_path: Path) -> None:
     np.savez(tmp_path / "tiny.npz", **arrays())
-    path = experiment(tmp_path, privacy={"noise_multiplier": 4.0, "epsilon": 0.25, "delta": 1e-3})
+    path = experiment(tmp_path, privacy={"noise_multiplier": 4.0, "epsilon": 0.12, "delta": 1e-3})
     assert confide("train", str(path), "--quiet", "--no-report") == 3
     record = json.loads((tmp_path / "runs" / "tiny" / "run.json").read_text())
-    assert record["status"] == "exhausted" and record["spent"]["epsilon"] <= 0.25
+    assert record["status"] == "exhausted" and record["spent"]["epsilon"] <= 0.12
 
 
 def spoilt(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], list[str]]:
@@ -114,7 +114,10 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no keys": (spoilt(lambda a: a.pop("val_images")), "val_images"),
     "dtype": (spoilt(lambda a: a.update(train_images=a["train_images"].astype("<U3"))), "train_images"),
     "shape": (spoilt(lambda a: a.update(train_images=a["train_images"][:, 0])), "train_images"),
-    "labels out of range": (spoilt(lambda a: a.update(train_labels=a["train_labels"].astype(int) - 1)), "label"),
+    "labels out of range": (
+        spoilt(lambda a: a.update(train_labels=a["train_labels"].astype(int) - 1)),
+        "label",
+    ),
     "NaN": (spoilt(nan_images), "NaN"),
     "epsilon": (lambda t: ["privacy.epsilon=-1", "privacy.noise_multiplier=null"], r"privacy\.epsilon = -1"),
     "delta": (lambda t: ["privacy.delta=0.02"], r"delta 0\.02 is not below 1/n"),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from confide.errors import BudgetExhaustedError, ModelError, RunError
+from confide.errors import BudgetExhaustedError, ConfigError, ModelError, RunError
 from confide.experiments import history
 from confide.experiments.config import Experiment
 from confide.experiments.prepare import load_data
@@ -296,3 +296,52 @@ def test_a_model_that_mixes_samples_is_refused_by_name(make: Make, monkeypatch: 
     with pytest.raises(ModelError, match="BatchNorm"):
         fit(experiment)
     assert not experiment.folder.exists() and charged() == []
+
+
+def test_stages_thaw_parameters_at_their_epoch_and_after_a_resume(make: Make) -> None:
+    # 60 units, batch 20: epoch 1 begins with step 4.
+    stages = [{"epoch": 0, "train": ["classifier"]}, {"epoch": 1, "train": ["*"]}]
+    changed: dict[str, Any] = {"seed": 5, "training__stages": stages, "training__ema": 0}
+    started = fit(make("start", seed=5, privacy="none", training__optimizer={"lr": 1e-30}))
+    whole, halved = make("whole", **changed), make("halved", **changed)
+    fit(whole)
+    fit(halved, listener=At(3, ctrl_c))
+    from confide.experiments.snapshot import FOLDER
+    from confide.training import checkpoint
+
+    held, _ = checkpoint.load(halved.folder / FOLDER, checkpoint.checkpoint_key())
+    initial = weights(make("start"))
+    moved = {name for name, tensor in initial.items() if not torch.equal(tensor, held[f"model.{name}"])}
+    assert started.status == "finished"
+    assert moved and all(name.startswith("classifier") for name in moved)
+    fit(halved)
+    final = weights(halved)
+    assert any(not torch.equal(final[name], initial[name]) for name in final if name.startswith("conv1"))
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, final[name]), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"training__stages": [{"epoch": 0, "train": ["clasifier"]}]},
+            "no parameter begins with 'clasifier'",
+        ),
+        ({"training__class_weights": [1.0, 2.0, 3.0]}, "3 class weights do not fit the 2 classes"),
+        ({"training__class_weights": [1.0, 2.0], "training__loss": "dice"}, "takes no class weights"),
+    ],
+)
+def test_stages_and_weights_that_do_not_fit(make: Make, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        fit(make(**changes))
+    assert charged() == []
+
+
+def test_class_weights_are_used_and_declared_public(make: Make) -> None:
+    # All weight on one class: the other is hardly ever predicted.
+    record = fit(make(privacy="none", training__class_weights=[1e-6, 1.0], training__steps=30))
+    assert "class weights of the loss: 1e-06, 1" in record.declared_public
+    run = load_run(make().folder)
+    assert run.predictions is not None and run.predictions.probabilities is not None
+    assert (run.predictions.probabilities.argmax(1) == 1).all()

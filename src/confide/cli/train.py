@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from confide.errors import ConfigError
+
 if TYPE_CHECKING:
     from confide.experiments.record import RunRecord
 
 
 def command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The experiment file.")],
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG.yaml", help="The experiment file.", show_default=False)
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of it.")
     ] = None,
@@ -23,8 +27,18 @@ def command(
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run's record as JSON.")] = False,
+    list_keys: Annotated[bool, typer.Option("--keys", help="List every key of an experiment file.")] = False,
 ) -> None:
     """Train a model from an experiment file, or go on with a run that was stopped."""
+    if list_keys:
+        from confide.experiments.keys import markdown
+
+        typer.echo(markdown(), nl=False)
+        return
+    if config is None:
+        raise ConfigError(
+            "no experiment file is given", where="confide train", remedy="For example examples/demo.yaml."
+        )
     from confide.cli.progress import Bar
     from confide.experiments.config import Experiment
     from confide.experiments.run import Silent, fit

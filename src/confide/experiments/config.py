@@ -71,7 +71,9 @@ class ModelConfig(BaseModel):
 class ClippingConfig(Section):
     """How one unit's gradient is bounded."""
 
-    kind: Literal["flat", "per-layer", "automatic", "adaptive"] = "flat"
+    kind: Literal["flat", "per-layer", "automatic", "adaptive"] = Field(
+        default="flat", description="All parameters together, each layer, normalised, or a moving bound."
+    )
     bound: Real = Field(default=1.0, description="Clip norm C.")
     quantile: float = Field(
         default=0.5, gt=0, lt=1, description="adaptive: the share of units left unclipped."
@@ -84,11 +86,14 @@ class PrivacyConfig(Section):
     Give `epsilon` (the noise is found), `noise_multiplier`, or both (ε is then a limit).
     """
 
-    epsilon: Real | None = None
-    noise_multiplier: Real | None = None
-    delta: Real
+    epsilon: Real | None = Field(default=None, description="Upper bound of ε(δ); never exceeded.")
+    noise_multiplier: Real | None = Field(default=None, description="σ: noise in units of the clip norm.")
+    delta: Real = Field(description="δ, below 1/n; better below 1/(10 n).")
     clipping: ClippingConfig = ClippingConfig()
-    sampling: Literal["poisson", "fixed-size", "full-batch", "balls-in-bins"] = "poisson"
+    sampling: Literal["poisson", "fixed-size", "full-batch", "balls-in-bins"] = Field(
+        default="poisson",
+        description="How units enter a batch; balls-in-bins is refused: no accountant gives it a bound.",
+    )
     units: int | None = Field(
         default=None, ge=1, description="n, declared public; default: the data set's published size."
     )
@@ -111,7 +116,7 @@ class OptimizerConfig(Section):
     """The optimizer; it sees privatised gradients only."""
 
     name: Literal["sgd", "adam", "nadam", "adamw"] = "adam"
-    lr: Real = 1e-3
+    lr: Real = Field(default=1e-3, description="Learning rate.")
     momentum: float = Field(default=0.0, ge=0, lt=1, description="sgd only.")
     weight_decay: float = Field(default=0.0, ge=0)
 
@@ -127,17 +132,28 @@ class AugmentationConfig(Section):
     )
 
 
+class StageConfig(Section):
+    """From an epoch on, which parameters are trained."""
+
+    epoch: float = Field(ge=0, description="Passes over the data before this stage; 0: from the start.")
+    train: tuple[str, ...] = Field(
+        min_length=1, description="Prefixes of parameter names, for example [classifier]; [*] is all."
+    )
+
+
 class TrainingConfig(Section):
     """The schedule. Give `epochs` or `steps`."""
 
     batch_size: int = Field(ge=1, description="Expected number of units in a step: q·n.")
-    epochs: Real | None = None
-    steps: int | None = Field(default=None, ge=1)
+    epochs: Real | None = Field(default=None, description="Passes over the data: T = ⌈epochs·n/B⌉.")
+    steps: int | None = Field(default=None, ge=1, description="T, updates.")
     physical_batch_size: int = Field(
         default=256, ge=1, description="Rows in memory at once; changes memory, not the result."
     )
     optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="Of the learning rate, as a function of the step alone."
+    )
     warmup: float = Field(
         default=0.0, ge=0, lt=1, description="Share of the steps over which the rate rises to its value."
     )
@@ -149,20 +165,31 @@ class TrainingConfig(Section):
     initial_weights: str | None = Field(
         default=None, description="A safetensors file of public weights to start from."
     )
-    method: Literal["auto", "book-keeping", "layer-vmap", "vmap", "loop"] = "auto"
+    class_weights: tuple[Positive, ...] | None = Field(
+        default=None, description="Public weights of the classes in the loss; never computed from the data."
+    )
+    stages: tuple[StageConfig, ...] = Field(
+        default=(), description="Staged unfreezing, by epoch; default: everything is trained throughout."
+    )
+    method: Literal["auto", "book-keeping", "layer-vmap", "vmap", "loop"] = Field(
+        default="auto", description="How clipped sums are computed; changes time and memory, not the result."
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give one of epochs and steps")
+        begins = [stage.epoch for stage in self.stages]
+        if begins and (begins[0] != 0 or begins != sorted(set(begins))):
+            raise ValueError("stages begin at epoch 0 and follow each other")
         return self
 
 
 class EvaluationConfig(Section):
     """When the model is scored. Scores on validation and test images are declared public."""
 
-    every_epochs: Real = 1.0
-    batch_size: int = Field(default=512, ge=1)
+    every_epochs: Real = Field(default=1.0, description="Epochs between two points of the curves.")
+    batch_size: int = Field(default=512, ge=1, description="Images at once.")
     bootstrap: int = Field(default=1000, ge=0, description="Resamples for confidence intervals; 0: none.")
     test: Literal["at-end", "each-evaluation", "never"] = Field(
         default="at-end",
@@ -197,9 +224,9 @@ class Experiment(Section):
         ge=0,
         description="Research only: noise from a seed is not private, and the run says so.",
     )
-    device: str = "auto"
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default: torch's.")
-    out: Path = Path("runs")
+    out: Path = Field(default=Path("runs"), description="Folder of run folders.")
 
     @property
     def folder(self) -> Path:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,7 +62,7 @@ def describe_run(session: Session, ended: Ended, found: Results | None) -> RunRe
         command=session.command,
         guarantee=guarantee,
         spent=spent,
-        declared_public=list(session.splits.declared_public),
+        declared_public=declared_public(experiment, session.splits),
         metrics=found.metrics if found else {},
         baseline=found.baseline if found else Baseline(),
         versions=versions(),
@@ -73,6 +74,17 @@ def describe_run(session: Session, ended: Ended, found: Results | None) -> RunRe
         training=experiment.training.model_dump(mode="json"),
         warnings=progress.warnings,
     )
+
+
+def declared_public(experiment: Experiment, splits: DataSplits) -> list[str]:
+    """What the run takes from outside its private mechanism."""
+    weights, start = experiment.training.class_weights, experiment.training.initial_weights
+    return [
+        *splits.declared_public,
+        *([f"class weights of the loss: {', '.join(f'{w:g}' for w in weights)}"] if weights else []),
+        *([f"initial weights: {Path(start).name}"] if start else []),
+        "every other value of the experiment file",
+    ]
 
 
 def describe_data(splits: DataSplits, units: int) -> DataRecord:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from confide.experiments.config import (
     Experiment,
     OptimizerConfig,
     PrivacyConfig,
+    StageConfig,
     TrainingConfig,
 )
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from confide.privacy.plan import PrivacyPlan
     from confide.privacy.schemes import Sampling
     from confide.privacy.units import PrivacyUnit
+    from confide.training.losses import Loss
     from confide.training.trainer import Schedule
 
 
@@ -198,10 +201,11 @@ def make_clipping(config: ClippingConfig, names: list[str]) -> Clipping:
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer over the model's trainable parameters."""
+    """The optimizer over the model's parameters."""
     import torch
 
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    # All of them, also those that a later stage thaws: one without a gradient is left alone.
+    parameters = list(model.parameters())
     match config.name:
         case "sgd":
             return torch.optim.SGD(
@@ -213,6 +217,53 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
             return torch.optim.NAdam(parameters, config.lr, weight_decay=config.weight_decay)
         case "adamw":
             return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
+
+
+def make_loss(config: TrainingConfig, splits: DataSplits) -> Loss:
+    """The loss of an experiment, by default that of the task, with its public class weights.
+
+    Raises:
+        ConfigError: If the weights do not fit the classes.
+    """
+    from confide.training.losses import LOSSES, weighted_cross_entropy
+
+    name = config.loss or ("cross-entropy" if splits.info.task == "classification" else "dice")
+    if config.class_weights is None:
+        return LOSSES[name]
+    if name != "cross-entropy" or len(config.class_weights) != len(splits.info.classes):
+        raise ConfigError(
+            f"{len(config.class_weights)} class weights do not fit the {len(splits.info.classes)} classes"
+            if name == "cross-entropy"
+            else f"the loss {name!r} takes no class weights",
+            where="training.class_weights",
+            remedy=f"Give one for each of: {', '.join(splits.info.classes)}.",
+        )
+    return weighted_cross_entropy(config.class_weights)
+
+
+def check_stages(model: nn.Module, stages: Sequence[StageConfig]) -> None:
+    """Refuse a stage whose prefixes name no parameter.
+
+    Raises:
+        ConfigError: Names the prefix, and what there is.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in (prefix for stage in stages for prefix in stage.train):
+        if prefix != "*" and not any(name.startswith(prefix) for name in names):
+            tops = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+            raise ConfigError(
+                f"no parameter begins with {prefix!r}", where="training.stages", remedy=f"There are: {tops}."
+            )
+
+
+def set_stage(model: nn.Module, stages: Sequence[StageConfig], epoch: float) -> None:
+    """Make exactly the parameters of the stage at an epoch trainable; without stages nothing changes."""
+    begun = [stage for stage in stages if stage.epoch <= epoch + 1e-9]
+    if not begun:
+        return
+    prefixes = begun[-1].train
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("*" in prefixes or name.startswith(prefixes))
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, steps: int) -> Schedule:

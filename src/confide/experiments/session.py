@@ -27,13 +27,16 @@ from confide.experiments.describe import Ended, describe_run
 from confide.experiments.folder import begin
 from confide.experiments.prepare import (
     build_model,
+    check_stages,
     choose_device,
     load_data,
     make_clipping,
+    make_loss,
     make_optimizer,
     make_plan,
     make_schedule,
     planned_steps,
+    set_stage,
     within_budget,
 )
 from confide.experiments.record import RunRecord, Status
@@ -46,7 +49,6 @@ from confide.mechanisms.keys import RunKey
 from confide.privacy.ledger import Ledger, Reservation
 from confide.privacy.plan import PrivacyPlan
 from confide.training.average import WeightAverage
-from confide.training.losses import LOSSES
 from confide.training.mechanism import with_releases
 from confide.training.plain import PlainLoop
 from confide.training.spent import SpentCurve
@@ -102,6 +104,8 @@ class Session:
         given = experiment.privacy if isinstance(experiment.privacy, PrivacyConfig) else None
         units = (given.units if given else None) or splits.train.n_units
         model = build_model(experiment, splits).to(device)
+        make_loss(experiment.training, splits)
+        check_stages(model, experiment.training.stages)
         scheduled = planned_steps(experiment.training, units)
         privacy = None
         if given:
@@ -143,6 +147,7 @@ class Session:
                 "they count as spent and were not repeated"
             )
         self.trainer.schedule.at(self.progress.step)
+        self._set_stage()
 
     def _reserve(self, resume: bool) -> int:
         """Reserve the plan, or take up the reservation of a run that stopped; returns the charged steps."""
@@ -219,8 +224,7 @@ class Session:
         training = self.experiment.training
         names = training.augmentation.operations
         augmentation = Augmentation.of(names) if names else None
-        task = self.splits.info.task
-        loss = LOSSES[training.loss or ("cross-entropy" if task == "classification" else "dice")]
+        loss = make_loss(training, self.splits)
         work = Work(training.physical_batch_size, training.method, self.experiment.data.max_rows_per_unit)
         model, optimizer, seed = self.trainer.model, self.trainer.optimizer, self.experiment.seed
         if self.privacy is None:
@@ -263,12 +267,18 @@ class Session:
         line = history.StepLine(step=now, epoch=self._epoch(now), loss=_finite(step.loss), epsilon=epsilon)
         history.append(self.experiment.folder, line)
         listener.stepped(now, step.loss, epsilon)
+        self._set_stage()
         every = max(1, math.ceil(self.experiment.evaluation.every_epochs * self.units / self._batch))
         if now // every > before // every or now == self.total:
             self._evaluate(now, epsilon, listener)
             self._checkpoint()
         elif time.perf_counter() - self._saved > _CHECKPOINT_SECONDS:
             self._checkpoint()
+
+    def _set_stage(self) -> None:
+        """Staged unfreezing is a function of the step alone, so a resumed run thaws at the same places."""
+        epoch = self._epoch(self.progress.step)
+        set_stage(self.trainer.model, self.experiment.training.stages, epoch)
 
     @property
     def _batch(self) -> int:

@@ -6,7 +6,7 @@ A mean over the batch would hide the samples from the clipping; a mean over the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,23 @@ def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     images, targets = batch
     losses = F.cross_entropy(model(images), targets, reduction="none")
     return losses if losses.dim() == 1 else losses.flatten(1).mean(1)
+
+
+def weighted_cross_entropy(weights: Sequence[float]) -> Loss:
+    """Cross-entropy times a public weight of the target's class; not normalised by the batch's weights.
+
+    Args:
+        weights: One a class. They come from outside: frequencies in private data would be a release.
+    """
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        images, targets = batch
+        scores = model(images)
+        each = torch.tensor(weights, dtype=scores.dtype, device=scores.device)
+        losses = F.cross_entropy(scores, targets, weight=each, reduction="none")
+        return losses if losses.dim() == 1 else losses.flatten(1).mean(1)
+
+    return loss
 
 
 def dice(model: nn.Module, batch: Batch) -> Tensor:
