@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -61,9 +62,7 @@ def test_equals_one_unit_at_a_time(model: nn.Module, batch: Batch, units: list[i
     assert found.sparsity > 0.1
     assert found.clip_fraction == np.mean([norm > bound for norm in norms])
     edges = found.norms.edges
-    expected = [
-        sum(low <= norm < high for norm in norms) for low, high in zip(edges, edges[1:], strict=False)
-    ]
+    expected = [sum(low <= norm < high for norm in norms) for low, high in pairwise(edges)]
     assert found.norms.counts.tolist() == expected
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Explanations, against formulas written with autograd and against whole Jacobians; ordinary and steerable."""
+"""Explanations, against formulas in autograd and whole Jacobians; ordinary and steerable networks."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_ordinary_and_steerable_networks(build: Any) -> None:
     images, classes = torch.randn(2, 1, 28, 28), torch.tensor([0, 2])
     before = {name: value.clone() for name, value in model.state_dict().items()}
     maps = grad_cam(model, images, classes)
-    assert maps.shape == (2, 28, 28) and 0 <= maps.min() and maps.max() <= 1
+    assert maps.shape == (2, 28, 28) and maps.min() >= 0 and maps.max() <= 1
     guided = guided_backprop(model, images, classes)
     assert guided.shape == images.shape and guided.isfinite().all() and guided.abs().sum() > 0
     response = impulse_response(model, images[0])

@@ -83,7 +83,7 @@ def test_mcnemar_in_whole_numbers(won: int, lost: int) -> None:
 
 
 def test_holm_is_never_below_and_rejects_in_order() -> None:
-    """Against its definition: H of rank k is rejected at level a iff all of rank j <= k have (m-j+1)p <= a."""
+    """Against its definition: rank k is rejected at level a iff all of rank j <= k have (m-j+1)p <= a."""
     values = np.random.default_rng().random(9) ** 3
     corrected = np.array(holm(values.tolist()))
     order = np.argsort(values)

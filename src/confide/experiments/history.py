@@ -103,6 +103,15 @@ def append(folder: Path, line: Line) -> None:
         os.close(descriptor)
 
 
+def parse(text: str | bytes) -> Line:
+    """One line.
+
+    Raises:
+        ValidationError: If it is none of this format.
+    """
+    return _LINE.validate_json(text)
+
+
 def load(folder: Path) -> History:
     """Read the lines of a run; an absent file is an empty history.
 
@@ -126,7 +135,7 @@ def load(folder: Path) -> History:
         if not row.strip():
             continue
         try:
-            line = _LINE.validate_json(row)
+            line = parse(row)
         except ValidationError as error:
             raise RunError(
                 "is damaged or was not written by confide",
