@@ -157,10 +157,11 @@ class PrivateLoop:
         self, optimizer: torch.optim.Optimizer, charge: Charge | None = None, first_step: int = 0
     ) -> Generator[Step]:
         """Take the plan's remaining steps."""
-        plan, parameters = self.mechanism.plan, trainable(self.model)
+        # All of them: which ones are trained may change between steps, for example by staged unfreezing.
+        plan, parameters = self.mechanism.plan, dict(self.model.named_parameters())
         ahead = self.work.noise_ahead
         if ahead or (ahead is None and next(iter(parameters.values())).is_cuda):
-            self.mechanism.draw_ahead(dict(parameters))
+            self.mechanism.draw_ahead(dict(trainable(self.model)))
         try:
             for number in range(first_step, plan.steps):
                 if charge is not None:
