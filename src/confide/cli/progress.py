@@ -26,6 +26,7 @@ class Bar:
         )
         self._task: Any = None
         self._total = 0
+        self._loss: float | None = None
         self._spent = ""
 
     def started(self, session: Any) -> None:
@@ -50,7 +51,10 @@ class Bar:
 
     def stepped(self, number: int, loss: float | None, epsilon: float | None) -> None:
         """Move the bar."""
-        said = [] if loss is None else [f"loss {loss:.3f}"]
+        if loss is not None:
+            # The released loss carries noise of its own; the running mean is what a reader can follow.
+            self._loss = loss if self._loss is None else 0.9 * self._loss + 0.1 * loss
+        said = [] if self._loss is None else [f"loss {self._loss:.3f}"]
         if epsilon is not None:
             from confide.privacy.guarantee import rounded_up
 

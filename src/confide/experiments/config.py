@@ -60,7 +60,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str
+    name: str = Field(description="A registered architecture; its options stand beside the name.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -115,10 +115,10 @@ class PrivacyConfig(Section):
 class OptimizerConfig(Section):
     """The optimizer; it sees privatised gradients only."""
 
-    name: Literal["sgd", "adam", "nadam", "adamw"] = "adam"
+    name: Literal["sgd", "adam", "nadam", "adamw"] = Field(default="adam", description="The update rule.")
     lr: Real = Field(default=1e-3, description="Learning rate.")
     momentum: float = Field(default=0.0, ge=0, lt=1, description="sgd only.")
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="Of the weights; needs no data.")
 
 
 class AugmentationConfig(Section):
