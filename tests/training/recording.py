@@ -137,7 +137,7 @@ class Case:
     per_unit: int = 1
     views: int = 1
     physical: int = 1000
-    clipping: Clipping = FlatClipping(0.5)
+    clipping: Clipping = field(default_factory=lambda: FlatClipping(0.5))
     hardened: bool = False
     fixed_size: bool = False
     units: int = 12

@@ -71,7 +71,7 @@ def noise_of(rate: float, size: int, steps: int, **given: Any) -> Tensor:
 
 @pytest.mark.parametrize("rate", [1e-9, 0.1, 1.0], ids=["empty", "some", "everybody"])
 def test_the_sum_carries_the_stated_variance_whatever_the_realised_batch(rate: float) -> None:
-    """4·10⁶ draws: the relative deviation of the variance is 7e-4, so 0.5 % is 7 of them: false alarm 2e-12."""
+    """4·10⁶ draws: the variance deviates by 7e-4 of itself, so 0.5 % is 7 deviations: false alarm 2e-12."""
     drawn = noise_of(rate, 100_000, 20)
     assert drawn.var() == pytest.approx((SIGMA * CLIP) ** 2, rel=0.005)
     assert abs(drawn.mean()) < 5 * SIGMA * CLIP / math.sqrt(drawn.numel())  # false alarm 6e-7

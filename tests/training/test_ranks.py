@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.training.two_ranks import CASE, CLIP, SIGMA, SIZE, neighbours
+from tests.training.two_ranks import CASE, CLIP, SIGMA, SIZE, Unsummed, drawn, neighbours
 
 from confide.mechanisms.keys import RunKey
 from confide.training.ranks import Ranks
@@ -108,6 +108,14 @@ def test_each_rank_adds_half_of_the_variance_from_a_stream_of_its_own(both: list
 def test_different_keys_are_refused_and_different_weights_aligned(both: list[dict[str, Any]]) -> None:
     assert both[0]["refused"] and both[1]["refused"]
     assert torch.equal(both[0]["aligned"], both[1]["aligned"])
+
+
+def test_ranks_draw_shares_of_the_noise_that_have_nothing_in_common() -> None:
+    """400,000 draws for each of two ranks: see above; without processes."""
+    key = RunKey.from_os()
+    shares = torch.stack([drawn(Unsummed(rank, 2), key, 0).double() for rank in range(2)])
+    assert shares.sum(0).var() == pytest.approx((SIGMA * CLIP) ** 2, rel=0.012)
+    assert abs(torch.corrcoef(shares)[0, 1]) < 5 / math.sqrt(SIZE)
 
 
 def test_a_units_rank_depends_on_its_own_number_only() -> None:

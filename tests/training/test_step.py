@@ -99,7 +99,7 @@ def test_a_run_takes_exactly_the_plans_steps_and_divides_by_a_constant() -> None
 
 
 def test_the_update_is_noisy_sum_over_expected_batch_size() -> None:
-    """With nearly no noise, the update of a full batch is the sum of clipped gradients over q·n, not over n."""
+    """With nearly no noise, the update of a full batch is the clipped sum over the declared q·n."""
     plan = PrivacyPlan(1e-3, 1.0, 1, 1e-5, 10)  # declared n = 10; there are 20
     model, (images, targets) = small_model(), data()
     before = weights(model)
@@ -127,8 +127,8 @@ def test_empty_batches_are_steps_of_noise_alone() -> None:
         last = weights(model)
     assert len(moves) == 20
     drawn = torch.stack(moves)
-    # 20 x 119 draws: relative deviation of the variance 2.9 %; 20 % is 6.9 of them. (The weights have grown to
-    # 1e8, so that differences of float32 carry a relative error of 1e-7 each.)
+    # 20 x 119 draws: relative deviation of the variance 2.9 %; 20 % is 6.9 of them. (The weights have grown
+    # to 1e8, so that differences of float32 carry a relative error of 1e-7 each.)
     assert drawn.var() == pytest.approx(1.0, rel=0.2)
     assert min(float(move.abs().max()) for move in moves) > 0
 
@@ -274,7 +274,7 @@ def test_the_optimizer_sees_privatised_gradients_and_nothing_else() -> None:
     assert torch.equal(first, start)
     for gradients in spy.seen:
         assert gradients[0] is None
-        # Noise of 1·C/5 a coordinate, and a clipped sum of norm at most about 12·C/5; raw sums are of norm 10³.
+        # Noise of 1·C/5 a coordinate, a clipped sum of norm about 12·C/5 at most; raw sums have norm 10³.
         assert all(g is not None and float(g.norm()) < 20 for g in gradients[1:])
 
 

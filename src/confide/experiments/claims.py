@@ -20,7 +20,10 @@ Where = dict[str, str | list[str]]
 
 
 class Difference(BaseModel):
-    """`figure` of the cells of `left` less that (or `against`) of `right`: claimed to be positive."""
+    """`figure` of the cells of `left` less that (or `against`) of `right`: claimed to be positive.
+
+    With `left_less` and `right_less`, each side is itself a difference, such as what DP costs a network.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,6 +31,8 @@ class Difference(BaseModel):
     against: str | None = None
     left: Where
     right: Where
+    left_less: Where | None = None
+    right_less: Where | None = None
     by: str | None = None
     factor: float = 100.0
     unit: str = "points"
@@ -68,10 +73,9 @@ def judge(test: Difference, records: Sequence[CellRecord]) -> tuple[str, str]:
     signs: list[int] = []
     for label in dict.fromkeys(record.labels.get(axis, "") for record in done):
         only: Where = {axis: label} if label else {}
-        left = mean_interval([r for r in done if matches(r.labels, {**test.left, **only})], test.figure)
-        right = mean_interval(
-            [r for r in done if matches(r.labels, {**test.right, **only})], test.against or test.figure
-        )
+        here = [record for record in done if matches(record.labels, only)]
+        left = _side(here, test.left, test.left_less, test.figure)
+        right = _side(here, test.right, test.right_less, test.against or test.figure)
         if left is None or right is None:
             continue
         difference, half = left[0] - right[0], math.hypot(left[1], right[1])
@@ -79,6 +83,17 @@ def judge(test: Difference, records: Sequence[CellRecord]) -> tuple[str, str]:
         spread = f" ± {test.factor * half:.1f}" if half else ""
         texts.append(f"{label + ': ' if label else ''}{test.factor * difference:+.1f}{spread} {test.unit}")
     return "; ".join(texts), _verdict(signs)
+
+
+def _side(
+    records: Sequence[CellRecord], where: Where, less: Where | None, word: str
+) -> tuple[float, float] | None:
+    """Mean and half-width of one side; None if a part of it has not run."""
+    first = mean_interval([r for r in records if matches(r.labels, where)], word)
+    if first is None or less is None:
+        return first
+    second = mean_interval([r for r in records if matches(r.labels, less)], word)
+    return None if second is None else (first[0] - second[0], math.hypot(first[1], second[1]))
 
 
 def _verdict(signs: Sequence[int]) -> str:

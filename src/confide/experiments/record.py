@@ -100,6 +100,18 @@ class Calibration(Part):
     fitted_on: str = "validation"
 
 
+class AuditBound(Part):
+    """One lower bound on ε of so many steps, and ε of the claim for them."""
+
+    method: str
+    epsilon: float = Field(ge=0)
+    steps: int = Field(ge=0)
+    claim: float | None = None
+    confidence: float = Field(gt=0, lt=1)
+    rests_on: str = ""
+    refutes: bool = False
+
+
 class Audit(Part):
     """An empirical lower bound on ε, found by attacking the run; the claim must lie above it."""
 
@@ -107,6 +119,9 @@ class Audit(Part):
     confidence: float = Field(gt=0, lt=1)
     method: str
     detail: str = ""
+    refuted: bool = False
+    bounds: list[AuditBound] = []
+    made: datetime | None = None
 
 
 class RunRecord(Part):

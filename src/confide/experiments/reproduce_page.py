@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from confide.experiments.claims import verdicts
@@ -11,6 +12,10 @@ from confide.experiments.sweep_grid import Grid
 from confide.experiments.sweep_record import CellRecord
 from confide.experiments.tables import Rendered, TableSpec, render
 
+UNCHARGED = (
+    "Each cell's ε is its own: they add up by composition, and a choice among cells by their scores is covered "
+    "by none. Data and seeds are published, so nobody is protected by these runs and no ledger was charged."
+)
 _SCALE_TITLES = {"quick": "Quick scale", "paper": "Paper scale"}
 
 
@@ -55,7 +60,7 @@ def guarantee_table(records: Sequence[CellRecord]) -> Rendered | None:
             g["adjacency"],
             g["accountant"].upper(),
             f"{g['sampling']}, q = {g['sampling_rate']:.4g}",
-            f"{g['noise_multiplier']:.4f}",
+            f"{math.floor(g['noise_multiplier'] * 1e4) / 1e4:.4f}",
             str(g["steps"]),
             record.run.seed_policy,
         )
@@ -64,7 +69,14 @@ def guarantee_table(records: Sequence[CellRecord]) -> Rendered | None:
         return None
     header = ["data", "ε", "δ", "unit", "neighbours", "accountant", "sampling", "σ", "steps T", "randomness"]
     header.append("cells")
-    return Rendered("Guarantees", header, [[*row, str(count)] for row, count in rows.items()], SELECTION)
+    note = SELECTION if _charged(records) else UNCHARGED
+    return Rendered("Guarantees", header, [[*row, str(count)] for row, count in rows.items()], note)
+
+
+def _charged(records: Sequence[CellRecord]) -> bool:
+    """Whether any cell was charged to a ledger."""
+    sections = [record.experiment.get("privacy") for record in records]
+    return any(isinstance(section, dict) and section.get("ledger") for section in sections)
 
 
 def data_table(records: Sequence[CellRecord]) -> Rendered | None:

@@ -83,6 +83,7 @@ def _train(task: Task) -> dict[str, Any]:
     cell = task.cell
     # The digest in the folder's name: another experiment of the same labels never resumes this one.
     experiment = cell.experiment.model_copy(update={"out": task.work / "runs", "name": folder_name(cell)})
+    extra: dict[str, Any] = {}
     if cell.options.perturb is not None:
         from confide.experiments.sweep_perturb import perturbed_copy
 
@@ -90,6 +91,7 @@ def _train(task: Task) -> dict[str, Any]:
         experiment = experiment.model_copy(
             update={"data": experiment.data.model_copy(update={"name": str(copy.folder), "size": None})}
         )
+        extra["local_dp"] = copy.record
     listener = Measuring(cell.options.measures, experiment.folder)
     record = fit(experiment, listener=listener, command=["confide", "sweep"])
     if record.status not in ("finished", "exhausted"):
@@ -97,10 +99,8 @@ def _train(task: Task) -> dict[str, Any]:
     lines = history.load(experiment.folder).evaluations
     curve = [Point.model_validate(line.model_dump(exclude={"event"})) for line in lines]
     figures = at_end(cell.options.measures, experiment.folder, listener.collected())
-    if cell.options.perturb is not None:
-        figures["local_dp"] = copy.record
     run = record.model_copy(update={"name": cell.name, "command": []})
-    return {"run": run, "curve": curve, "figures": figures, "outside": listener.outside}
+    return {"run": run, "curve": curve, "figures": figures | extra, "outside": listener.outside}
 
 
 def _benchmark(task: Task) -> dict[str, Any]:

@@ -7,6 +7,7 @@ if a cell shall resume on another node; data are found on each node as they are 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -55,7 +56,10 @@ class RayCluster:
             raise MissingExtraError("ray", "sweep", "--engine ray") from None
         try:
             ray.init(
-                address=self.address, log_to_driver=False, include_dashboard=False, logging_level="error"
+                address=self.address,
+                log_to_driver=False,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(

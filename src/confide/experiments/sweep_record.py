@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The record of one cell of a grid: what results in the repository are made of.
 
-It names no path, host or user, so that it may be published as it is.
+It names no host, no user, and no path but those that the grid itself names, so that it may be published.
 """
 
 from __future__ import annotations

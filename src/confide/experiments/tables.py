@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict
 from confide.errors import ConfigError
 from confide.experiments.sweep_grid import Grid, matches
 from confide.experiments.sweep_record import CellRecord
+from confide.privacy.guarantee import rounded_up
 
 
 class Published(BaseModel):
@@ -54,7 +55,7 @@ class Published(BaseModel):
 
 
 class TableSpec(BaseModel):
-    """How a table is laid out; `scale` multiplies, for example 100 for per cent."""
+    """How a table is laid out; `factor` multiplies, for example 100 for per cent; ε is rounded up."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,6 +66,7 @@ class TableSpec(BaseModel):
     where: dict[str, str | list[str]] = {}
     factor: float = 100.0
     decimals: int = 1
+    rounding: Literal["nearest", "up"] = "nearest"
     note: str = ""
 
 
@@ -197,8 +199,9 @@ def _cell(
     ]
     ours = "–"
     if values:
-        ours = f"{np.mean(values):.{spec.decimals}f}"
-        if len(values) > 1:
+        mean = float(np.mean(values))
+        ours = rounded_up(mean, spec.decimals) if spec.rounding == "up" else f"{mean:.{spec.decimals}f}"
+        if len(values) > 1 and min(values) < max(values):
             ours += f" ± {np.std(values, ddof=1):.{spec.decimals}f}"
     known = [entry for entry in theirs if entry.figure == word and _names(entry, labels, spec)]
     return f"{ours} ({known[0].value:g})" if known else ours

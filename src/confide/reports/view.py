@@ -285,9 +285,9 @@ def _audit(record: RunRecord) -> str:
     claimed = record.guarantee["epsilon"] if record.guarantee else None
     if claimed is None:
         return said
-    if a.epsilon_lower_bound > claimed:
+    if a.refuted or a.epsilon_lower_bound > claimed:
         refuted = "the claim is refuted, do not publish this model"
-        return f"{said} That is above the claim of {rounded_up(claimed)}: {refuted}."
+        return f"{said} That is more than the claim of {rounded_up(claimed)} allows: {refuted}."
     return f"{said} The claim of {rounded_up(claimed)} lies above that, as it must."
 
 
