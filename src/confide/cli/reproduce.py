@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="For example hoelzl-table1; `list` names all.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="For example hoelzl-table1; `list` names all, `pages` writes their pages anew."),
+    ],
     scale: Annotated[str, typer.Option(help="smoke: does it run; quick: a small version; paper.")] = "smoke",
     out: Annotated[Path, typer.Option(help="Where results/, docs/results/ and runs/ are.")] = Path(),
     only: Annotated[list[str] | None, typer.Option(help="Only cells whose name contains this.")] = None,
@@ -32,6 +35,10 @@ def command(
     if name == "list":
         for known in reproduce.names():
             typer.echo(f"{known:20} {reproduce.load(known).title}")
+        return
+    if name == "pages":
+        for known in reproduce.names():
+            typer.echo(str(reproduce.write_page(reproduce.load(known), out)))
         return
     if scale not in reproduce.SCALES:
         raise ConfigError(

@@ -67,8 +67,6 @@ def reproduce(
     Raises:
         ConfigError: If the name or the scale is unknown, or the folder cannot be written.
     """
-    from confide.experiments.reproduce_page import page
-
     grid = load(name)
     places = places_of(name, scale, out)
     cells = grid.cells(scale)
@@ -76,12 +74,24 @@ def reproduce(
     if not chosen:
         raise ConfigError(f"no cell of {name} contains {' or '.join(only)}", where="--only")
     records = run_sweep(name, chosen, places, engine, scale=scale, watcher=watcher)
-    written = None
-    if scale != "smoke":  # a check that everything runs; its figures mean nothing and get no page
-        written = out / "docs" / "results" / f"{name}.md"
-        written.parent.mkdir(parents=True, exist_ok=True)
-        written.write_text(page(grid, committed(grid, out)), encoding="utf-8")
+    # Smoke is a check that everything runs; its figures mean nothing and get no page.
+    written = None if scale == "smoke" else write_page(grid, out)
     return Reproduced(grid, scale, records, places, written)
+
+
+def write_page(grid: Grid, out: Path) -> Path:
+    """Make the page of a table or figure of the records that are there; runs nothing.
+
+    Raises:
+        RunError: If a record is damaged, or of a cell that the grid no longer describes.
+    """
+    from confide.experiments.reproduce_page import page
+
+    path = out / "docs" / "results" / f"{grid.name}.md"
+    text = page(grid, committed(grid, out))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def places_of(name: str, scale: str, out: Path) -> Places:

@@ -13,8 +13,9 @@ from confide.experiments.sweep_record import CellRecord
 from confide.experiments.tables import Rendered, TableSpec, render
 
 UNCHARGED = (
-    "Each cell's ε is its own: they add up by composition, and a choice among cells by their scores is covered "
-    "by none. Data and seeds are published, so nobody is protected by these runs and no ledger was charged."
+    "Each cell's ε is its own: they add up by composition, and a choice among cells by their scores is "
+    "covered by none. Data and seeds are published, so nobody is protected by these runs and no ledger was "
+    "charged."
 )
 _SCALE_TITLES = {"quick": "Quick scale", "paper": "Paper scale"}
 
