@@ -346,3 +346,27 @@ def test_class_weights_are_used_and_declared_public(make: Make) -> None:
     run = load_run(make().folder)
     assert run.predictions is not None and run.predictions.probabilities is not None
     assert (run.predictions.probabilities.argmax(1) == 1).all()
+
+
+def test_hardened_noise_costs_a_little_of_the_same_budget(make: Make) -> None:
+    soft = fit(make("soft"))
+    hard = fit(make("hard", privacy__hardened=True))
+    assert soft.guarantee is not None and hard.guarantee is not None
+    assert hard.status == "finished" and any("discrete" in text for text in hard.guarantee["assumptions"])
+    # Discrete noise stands for Gaussian noise at a distance that is paid out of δ.
+    assert soft.guarantee["epsilon"] <= hard.guarantee["epsilon"] <= soft.guarantee["epsilon"] * 1.01
+    with pytest.raises(ConfigError, match="do not go together"):
+        stages = [{"epoch": 0, "train": ["classifier"]}]
+        fit(make("both", privacy__hardened=True, training__stages=stages))
+
+
+@pytest.mark.parametrize("of", ["none", "validation", "train"])
+def test_diagnostics_are_taken_only_when_asked_for_and_say_of_whom(make: Make, of: str) -> None:
+    experiment = make(diagnostics={"of": of, "rows": 10})
+    record = fit(experiment)
+    lines = history.load(experiment.folder).diagnostics
+    assert bool(lines) is (of != "none")
+    assert all(line.public is (of == "validation") for line in lines)
+    assert all(line.norm_counts is not None and sum(line.norm_counts) == 10 for line in lines)
+    outside = any("outside the guarantee" in warning for warning in record.warnings)
+    assert outside is (of == "train")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,9 +25,43 @@ class Bar:
             console=self._console,
         )
         self._task: Any = None
+        self._read: Progress | None = None
+        self._read_task: Any = None
         self._total = 0
         self._loss: float | None = None
         self._spent = ""
+
+    def reading(self, done: int, total: int) -> None:
+        """A bar of its own while images are decoded."""
+        if not self._console.is_terminal:
+            return
+        if self._read is None:
+            self._read = Progress(
+                TextColumn("reading images"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._read_task = self._read.add_task("", total=total)
+            self._read.start()
+        self._read.update(self._read_task, completed=done)
+        if done >= total:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._read is not None:
+            self._read.stop()
+            self._read = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the terminal as it was, whatever happened."""
+        self._stop_reading()
+        self._bar.stop()
 
     def started(self, session: Any) -> None:
         """Say what every ε on the bar is conditioned on, then start it."""
@@ -47,7 +81,6 @@ class Bar:
         if self._console.is_terminal:
             self._task = self._bar.add_task("", total=session.total, completed=session.progress.step, said="")
             self._bar.start()
-            session.on_close(self._bar.stop)
 
     def stepped(self, number: int, loss: float | None, epsilon: float | None) -> None:
         """Move the bar."""

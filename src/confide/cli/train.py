@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +45,8 @@ def command(
     from confide.experiments.run import Silent, fit
 
     experiment = Experiment.load(config, overrides or ())
-    record = fit(experiment, listener=Silent() if quiet or as_json else Bar(), fresh=fresh)
+    with nullcontext(Silent()) if quiet or as_json else Bar() as listener:
+        record = fit(experiment, listener=listener, fresh=fresh)
     page = None
     if not no_report and record.status in ("finished", "exhausted"):
         from datetime import UTC, datetime

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from confide.data.splits import SEED as SPLIT_SEED
 from confide.errors import ConfigError
 from confide.privacy.units import PrivacyUnit
 
@@ -49,6 +50,22 @@ class DataConfig(Section):
     )
     size: int | None = Field(
         default=None, ge=8, description="Side in pixels to resize to, for sets that are not square already."
+    )
+    channels: Literal[1, 3] | None = Field(
+        default=None, description="Of a folder's images; default: as the catalogue says, else 3."
+    )
+    window: str | None = Field(
+        default=None, description="DICOM and volumes: a preset such as lung or liver, or LOW:HIGH."
+    )
+    patients: str | None = Field(
+        default=None, description="Regular expression whose group is the patient in a file name."
+    )
+    classes: tuple[str, ...] | None = Field(
+        default=None, description="Names of the classes in their order; default: as they are found."
+    )
+    skip_bad: bool = Field(default=False, description="Leave out files that cannot be used, and count them.")
+    split_seed: int = Field(
+        default=SPLIT_SEED, ge=0, description="Of the split by unit, where nobody has split the data."
     )
     max_rows_per_unit: int | None = Field(
         default=None, ge=1, description="Rows a unit contributes to a step at most."
@@ -205,6 +222,17 @@ class EvaluationConfig(Section):
     )
 
 
+class DiagnosticsConfig(Section):
+    """Gradient sparsity, norms and clip fraction at each evaluation. They are not noised."""
+
+    of: Literal["none", "validation", "train"] = Field(
+        default="none",
+        description="Whose gradients: none; validation images, which is declared public; or training images, "
+        "which puts these figures outside every guarantee, and the record says so.",
+    )
+    rows: int = Field(default=64, ge=1, description="Images looked at: the first ones of the split.")
+
+
 class Experiment(Section):
     """One run, fully described."""
 
@@ -216,6 +244,10 @@ class Experiment(Section):
     privacy: PrivacyConfig | Literal["none"]
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
+    trackers: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
+        default=(), description="Where released curves are also sent while the run goes on."
+    )
     study: str | None = Field(
         default=None, description="The search that this run is a trial of; noted in the ledger."
     )

@@ -23,6 +23,7 @@ FREE = {
     "training.physical_batch_size",
     "training.method",
     "evaluation.batch_size",
+    "trackers",
 }
 
 

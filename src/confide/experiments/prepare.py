@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from confide.data.catalog import DataSplits
+    from confide.data.ingest import Progress
     from confide.mechanisms.clipping import Clipping
     from confide.privacy.plan import PrivacyPlan
     from confide.privacy.schemes import Sampling
@@ -33,15 +34,29 @@ if TYPE_CHECKING:
     from confide.training.trainer import Schedule
 
 
-def load_data(config: DataConfig) -> DataSplits:
+def load_data(config: DataConfig, progress: Progress | None = None) -> DataSplits:
     """The data set of an experiment.
+
+    Args:
+        progress: Called with (images done, images in all) while files are decoded.
 
     Raises:
         DataError: If it cannot be loaded.
     """
     from confide.data.catalog import load
 
-    return load(config.name, unit=config.unit, size=config.size)
+    return load(
+        config.name,
+        unit=config.unit,
+        size=config.size,
+        channels=config.channels,
+        window=config.window,
+        patients=config.patients,
+        classes=config.classes,
+        skip_bad=config.skip_bad,
+        seed=config.split_seed,
+        progress=progress,
+    )
 
 
 def build_model(experiment: Experiment, splits: DataSplits) -> nn.Module:
@@ -108,8 +123,33 @@ def planned_steps(training: TrainingConfig, units: int) -> int:
     return max(1, math.ceil(training.epochs * units / training.batch_size - 1e-9))
 
 
-def make_plan(experiment: Experiment, units: int, unit: PrivacyUnit) -> PrivacyPlan:
+def hardened_numbers(experiment: Experiment, model: nn.Module) -> int:
+    """How many integers a hardened step of this experiment releases; 0 for floating-point noise.
+
+    Raises:
+        ConfigError: If the number would change between steps.
+    """
+    from confide.training.integers import released_numbers
+
+    privacy = experiment.privacy
+    assert isinstance(privacy, PrivacyConfig)
+    if not privacy.hardened:
+        return 0
+    if experiment.training.stages:
+        raise ConfigError(
+            "hardened steps and staged unfreezing do not go together",
+            where="privacy.hardened",
+            why="Its guarantee counts the numbers that every step releases.",
+            remedy="Leave out one of them.",
+        )
+    return released_numbers(model, int(privacy.release_loss) + int(privacy.clipping.kind == "adaptive"))
+
+
+def make_plan(experiment: Experiment, units: int, unit: PrivacyUnit, integers: int = 0) -> PrivacyPlan:
     """The plan of a private experiment on n units; its `steps` are the scheduled ones.
+
+    Args:
+        integers: Numbers that a hardened step releases, see `hardened_numbers`.
 
     Raises:
         ConfigError: If the batch is larger than the data.
@@ -138,6 +178,7 @@ def make_plan(experiment: Experiment, units: int, unit: PrivacyUnit) -> PrivacyP
             steps=steps,
             unit=unit,
             sampling=sampling,
+            integers=integers,
         )
     return PrivacyPlan(
         noise_multiplier=privacy.noise_multiplier,
@@ -147,6 +188,7 @@ def make_plan(experiment: Experiment, units: int, unit: PrivacyUnit) -> PrivacyP
         units=units,
         unit=unit,
         sampling=sampling,
+        integers=integers,
     )
 
 

@@ -16,6 +16,10 @@ from confide.experiments.record import RunRecord
 class Listener(Protocol):
     """Somebody who watches a run, such as the command line's progress bar."""
 
+    def reading(self, done: int, total: int) -> None:
+        """Images are being decoded into the cache, which happens once."""
+        ...
+
     def started(self, session: Any) -> None:
         """Everything is prepared; the first step comes next."""
         ...
@@ -31,6 +35,9 @@ class Listener(Protocol):
 
 class Silent:
     """A listener that says nothing."""
+
+    def reading(self, done: int, total: int) -> None:
+        """Say nothing."""
 
     def started(self, session: Any) -> None:
         """Say nothing."""
@@ -69,8 +76,14 @@ def fit(
     start = open_folder(experiment, fresh)
     if start is Start.FINISHED:
         return RunRecord.load(experiment.folder)
-    from confide.experiments.session import Session
+    from confide.experiments.opening import open_session
 
     words = list(sys.argv if command is None else command)
-    with Session.open(experiment, resume=start is Start.RESUME, command=words) as session:
-        return session.train(listener or Silent())
+    told = listener or Silent()
+    if experiment.trackers:
+        from confide.experiments.tracking import Together, Tracking
+
+        told = Together(told, *(Tracking(name) for name in experiment.trackers))
+    resume = start is Start.RESUME
+    with open_session(experiment, resume=resume, command=words, reading=told.reading) as session:
+        return session.train(told)

@@ -10,13 +10,10 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, Self
-
-import torch
 
 from confide.data.augment import Augmentation
 from confide.data.catalog import DataSplits
@@ -24,32 +21,19 @@ from confide.errors import BudgetExhaustedError, CheckpointError
 from confide.experiments import history, snapshot
 from confide.experiments.config import Experiment, PrivacyConfig
 from confide.experiments.describe import Ended, describe_run
-from confide.experiments.folder import begin
+from confide.experiments.observing import observe
 from confide.experiments.prepare import (
-    build_model,
-    check_stages,
-    choose_device,
-    load_data,
-    make_clipping,
     make_loss,
-    make_optimizer,
-    make_plan,
-    make_schedule,
-    planned_steps,
     set_stage,
-    within_budget,
 )
 from confide.experiments.record import RunRecord, Status
 from confide.experiments.results import Results, write_results
 from confide.experiments.run import Listener
-from confide.experiments.scores import score
 from confide.experiments.snapshot import Progress
 from confide.mechanisms.clipping import AdaptiveClipping, Clipping
 from confide.mechanisms.keys import RunKey
-from confide.privacy.ledger import Ledger, Reservation
+from confide.privacy.ledger import Reservation
 from confide.privacy.plan import PrivacyPlan
-from confide.training.average import WeightAverage
-from confide.training.mechanism import with_releases
 from confide.training.plain import PlainLoop
 from confide.training.spent import SpentCurve
 from confide.training.step import Work, private_steps
@@ -83,94 +67,19 @@ class Session:
     progress: Progress
     privacy: Privacy | None = None
     reservation: Reservation | None = None
-    _stack: ExitStack = field(default_factory=ExitStack)
+    stack: ExitStack = field(default_factory=ExitStack)
     _began: float = 0.0
     _saved: float = 0.0
 
-    # -- opening -----------------------------------------------------------------------------------------
-
-    @classmethod
-    def open(cls, experiment: Experiment, *, resume: bool, command: Sequence[str]) -> Self:
-        """Load the data, build the model, reserve the budget. Nothing is written if anything given is wrong.
-
-        Raises:
-            InputError: If the experiment cannot be run.
-            BudgetExhaustedError: If the budget, or the ledger's limit, refuses the plan.
-        """
-        if experiment.threads is not None:
-            torch.set_num_threads(experiment.threads)
-        device = choose_device(experiment.device)
-        splits = load_data(experiment.data)
-        given = experiment.privacy if isinstance(experiment.privacy, PrivacyConfig) else None
-        units = (given.units if given else None) or splits.train.n_units
-        model = build_model(experiment, splits).to(device)
-        make_loss(experiment.training, splits)
-        check_stages(model, experiment.training.stages)
-        scheduled = planned_steps(experiment.training, units)
-        privacy = None
-        if given:
-            names = [name for name, p in model.named_parameters() if p.requires_grad]
-            privacy = _privacy(experiment, given, units, splits, make_clipping(given.clipping, names))
-        optimizer = make_optimizer(model, experiment.training.optimizer)
-        schedule = make_schedule(optimizer, experiment.training, scheduled)
-        average = WeightAverage(model, experiment.training.ema) if experiment.training.ema else None
-        session = cls(
-            experiment=experiment,
-            splits=splits,
-            trainer=Trainer(model, optimizer, schedule, average),
-            units=units,
-            total=privacy.plan.steps if privacy else scheduled,
-            command=list(command),
-            progress=Progress(0, datetime.now(UTC)),
-            privacy=privacy,
-        )
-        try:
-            session._restore(resume)
-            begin(experiment)
-        except BaseException:
-            session.close()
-            raise
-        return session
-
-    def _restore(self, resume: bool) -> None:
-        """Take up the checkpoint and reserve the steps. The ledger outranks the checkpoint."""
-        found = snapshot.restore(self.experiment.folder, self.trainer) if resume else None
-        self.progress = found or self.progress
-        charged = self._reserve(resume)
-        # Without a ledger the last line of the history tells how far the run had come.
-        seen = history.load(self.experiment.folder).last_step if resume and self.privacy else 0
-        lost = max(charged, seen) - self.progress.step
-        if lost > 0:
-            self.progress.step += lost
-            self.progress.warnings.append(
-                f"{lost} steps were charged before the run stopped and are not in its checkpoint; "
-                "they count as spent and were not repeated"
-            )
-        self.trainer.schedule.at(self.progress.step)
-        self._set_stage()
-
-    def _reserve(self, resume: bool) -> int:
-        """Reserve the plan, or take up the reservation of a run that stopped; returns the charged steps."""
-        if self.privacy is None or not self.privacy.config.ledger:
-            return 0
-        ledger = self._stack.enter_context(Ledger.open())
-        name, run = self.splits.info.name, str(self.experiment.folder.resolve())
-        ledger.register(name, self.splits.fingerprint, self.splits.train.unit)
-        if resume:
-            self.reservation = ledger.resume(run, self.privacy.plan, mark=self.progress.mark)
-        else:
-            self.reservation = ledger.reserve(name, self.privacy.plan, run=run, study=self.experiment.study)
-        return self.reservation.charged
-
     def on_close(self, action: Callable[[], object]) -> None:
         """Call something when the session ends, however it ends."""
-        self._stack.callback(action)
+        self.stack.callback(action)
 
     def close(self) -> None:
         """Let the ledger go; unused leases are given back, and a run without a step frees its reservation."""
         if self.reservation is not None and self.reservation.charged == 0:
             self.reservation.close(0)
-        self._stack.close()
+        self.stack.close()
 
     def __enter__(self) -> Self:
         return self
@@ -185,8 +94,6 @@ class Session:
             return self.privacy.clipping if self.privacy else None
         assert isinstance(self.privacy.clipping, AdaptiveClipping)
         return replace(self.privacy.clipping, bound=self.progress.clip_bound)
-
-    # -- training ----------------------------------------------------------------------------------------
 
     def train(self, listener: Listener) -> RunRecord:
         """Take the remaining steps, score the model, and write the record."""
@@ -204,7 +111,7 @@ class Session:
             raise
         if status == "interrupted":
             return self._record(status)
-        with self._final_weights():
+        with self.final_weights():
             found = write_results(self.experiment, self.splits, self.trainer.model)
         return self._record(status, found)
 
@@ -270,50 +177,30 @@ class Session:
         if step.unclipped is not None and isinstance(clipping, AdaptiveClipping):
             self.progress.clip_bound = clipping.updated(step.unclipped).bound
         epsilon = self.privacy.spent.at(now) if self.privacy else None
-        line = history.StepLine(step=now, epoch=self._epoch(now), loss=_finite(step.loss), epsilon=epsilon)
+        line = history.StepLine(step=now, epoch=self.epoch(now), loss=_finite(step.loss), epsilon=epsilon)
         history.append(self.experiment.folder, line)
         listener.stepped(now, step.loss, epsilon)
-        self._set_stage()
+        self.set_stage()
         every = max(1, math.ceil(self.experiment.evaluation.every_epochs * self.units / self._batch))
         if now // every > before // every or now == self.total:
-            self._evaluate(now, epsilon, listener)
+            observe(self, now, epsilon, listener)
             self._checkpoint()
         elif time.perf_counter() - self._saved > _CHECKPOINT_SECONDS:
             self._checkpoint()
 
-    def _set_stage(self) -> None:
+    def set_stage(self) -> None:
         """Staged unfreezing is a function of the step alone, so a resumed run thaws at the same places."""
-        epoch = self._epoch(self.progress.step)
+        epoch = self.epoch(self.progress.step)
         set_stage(self.trainer.model, self.experiment.training.stages, epoch)
 
     @property
     def _batch(self) -> int:
         return self.experiment.training.batch_size
 
-    def _epoch(self, step: int) -> float:
+    def epoch(self, step: int) -> float:
         return step * self._batch / self.units
 
-    def _evaluate(self, step: int, epsilon: float | None, listener: Listener) -> None:
-        """A point of the curves: validation images, and test images only where the experiment asks for it."""
-        config = self.experiment.evaluation
-        wanted = {"validation": self.splits.validation}
-        if config.test == "each-evaluation":
-            wanted["test"] = self.splits.test
-        with self._final_weights():
-            for split, images in wanted.items():
-                if not len(images):
-                    continue
-                found = score(self.trainer.model, images, batch_size=config.batch_size).values()
-                history.append(
-                    self.experiment.folder,
-                    history.EvaluationLine(
-                        step=step, epoch=self._epoch(step), epsilon=epsilon, split=split, metrics=found
-                    ),
-                )
-                if split == "validation":
-                    listener.evaluated(self._epoch(step), found)
-
-    def _final_weights(self) -> Any:
+    def final_weights(self) -> Any:
         """Inside, the model has the weights that the run would give out now."""
         average = self.trainer.average
         return average.applied(self.trainer.model) if average is not None else nullcontext()
@@ -334,14 +221,6 @@ class Session:
         record = describe_run(self, Ended(status, seconds, max(charged, self.progress.step)), found)
         record.save(self.experiment.folder)
         return record
-
-
-def _privacy(
-    experiment: Experiment, config: PrivacyConfig, units: int, splits: DataSplits, clipping: Clipping
-) -> Privacy:
-    whole = make_plan(experiment, units, splits.train.unit)
-    plan = with_releases(within_budget(whole, config.epsilon), clipping, loss=config.release_loss)
-    return Privacy(config, plan, whole.steps, clipping, SpentCurve(plan))
 
 
 def _finite(value: float | None) -> float | None:

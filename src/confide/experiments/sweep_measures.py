@@ -40,6 +40,9 @@ class Measuring:
         self._step = 0
         self.outside = [_OUTSIDE] if "train-scores" in measures else []
 
+    def reading(self, done: int, total: int) -> None:
+        """Nothing to measure yet."""
+
     def started(self, session: Any) -> None:
         """Remember the session, whose model is measured."""
         self._session = session

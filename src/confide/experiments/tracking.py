@@ -139,6 +139,9 @@ class Tracking:
         self._follower: Follower | None = None
         self._last = 0.0
 
+    def reading(self, done: int, total: int) -> None:
+        """Nothing is released yet."""
+
     def started(self, session: Any) -> None:
         """Begin; a run that is resumed sends only what is new."""
         folder = session.experiment.folder
@@ -183,6 +186,11 @@ class Together:
 
     def __init__(self, *listeners: Any) -> None:
         self.listeners = listeners
+
+    def reading(self, done: int, total: int) -> None:
+        """Tell all."""
+        for one in self.listeners:
+            one.reading(done, total)
 
     def started(self, session: Any) -> None:
         """Tell all."""
