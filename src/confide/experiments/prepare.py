@@ -41,7 +41,7 @@ def load_data(config: DataConfig) -> DataSplits:
     """
     from confide.data.catalog import load
 
-    return load(config.name, unit=config.unit, size=config.size)
+    return load(config.name, **config.reading())
 
 
 def build_model(experiment: Experiment, splits: DataSplits) -> nn.Module:
