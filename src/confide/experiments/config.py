@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from confide.data.splits import SEED as SPLIT_SEED
 from confide.errors import ConfigError
 from confide.privacy.units import PrivacyUnit
 
@@ -52,24 +51,30 @@ class DataConfig(Section):
         default=None, ge=8, description="Side in pixels to resize to, for sets that are not square already."
     )
     channels: Literal[1, 3] | None = Field(
-        default=None, description="Of a folder's images; default: as the catalogue says, else 3."
+        default=None, description="Of a folder: 1 (grey) or 3 (RGB); default: as published, else 3."
     )
     window: str | None = Field(
-        default=None, description="DICOM and volumes: a preset such as lung or liver, or LOW:HIGH."
+        default=None,
+        description="Of DICOM files and volumes: lung, abdomen, ..., LOW:HIGH, or volume.",
     )
     patients: str | None = Field(
-        default=None, description="Regular expression whose group is the patient in a file name."
+        default=None, description="Of a folder: regular expression, its group finds the patient in a name."
     )
     classes: tuple[str, ...] | None = Field(
-        default=None, description="Names of the classes in their order; default: as they are found."
+        default=None, description="Of a folder: class names in order; of masks, of the values 0..K-1."
     )
     skip_bad: bool = Field(default=False, description="Leave out files that cannot be used, and count them.")
-    split_seed: int = Field(
-        default=SPLIT_SEED, ge=0, description="Of the split by unit, where nobody has split the data."
+    split_seed: int | None = Field(
+        default=None, ge=0, description="Of the split, where nobody has divided the data; public."
     )
     max_rows_per_unit: int | None = Field(
         default=None, ge=1, description="Rows a unit contributes to a step at most."
     )
+
+    def reading(self) -> dict[str, Any]:
+        """The arguments of `confide.data.catalog.load` beside the name, as far as they are given."""
+        given = self.model_dump(exclude={"name", "max_rows_per_unit", "split_seed"}, exclude_none=True)
+        return given if self.split_seed is None else given | {"seed": self.split_seed}
 
 
 class ModelConfig(BaseModel):

@@ -61,6 +61,7 @@ def describe_run(session: Session, ended: Ended, found: Results | None) -> RunRe
         finished=datetime.now(UTC) if ended.status in ("finished", "exhausted") else None,
         command=session.command,
         guarantee=guarantee,
+        local_guarantee=dict(local) if (local := session.splits.local_guarantee) is not None else None,
         spent=spent,
         declared_public=declared_public(experiment, session.splits),
         metrics=found.metrics if found else {},
@@ -72,8 +73,14 @@ def describe_run(session: Session, ended: Ended, found: Results | None) -> RunRe
         cost=describe_cost(ended.seconds, progress.step, device),
         calibration=found.calibration if found else None,
         training=experiment.training.model_dump(mode="json"),
-        warnings=progress.warnings,
+        warnings=[*progress.warnings, *left_out(session.splits)],
     )
+
+
+def left_out(splits: DataSplits) -> list[str]:
+    """How many files were skipped; their names may name people, so they are not in a record."""
+    count = len(splits.bad)
+    return [f"{count} files or lines could not be used and were left out (skip_bad)"] if count else []
 
 
 def declared_public(experiment: Experiment, splits: DataSplits) -> list[str]:

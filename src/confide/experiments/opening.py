@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 import torch
 
-from confide.data.catalog import DataSplits
 from confide.experiments import history, snapshot
 from confide.experiments.config import Experiment, PrivacyConfig
 from confide.experiments.folder import begin
@@ -82,7 +81,7 @@ def open_session(
         units=units,
         total=privacy.plan.steps if privacy else scheduled,
         command=list(command),
-        progress=Progress(0, datetime.now(UTC), warnings=_outside(experiment, splits)),
+        progress=Progress(0, datetime.now(UTC), warnings=_outside(experiment)),
         privacy=privacy,
     )
     try:
@@ -133,7 +132,7 @@ def _privacy(config: PrivacyConfig, whole: PrivacyPlan, clipping: Clipping) -> P
     return Privacy(config, plan, whole.steps, clipping, SpentCurve(plan))
 
 
-def _outside(experiment: Experiment, splits: DataSplits) -> list[str]:
+def _outside(experiment: Experiment) -> list[str]:
     """What a reader must know before any figure of the run."""
     found = []
     if experiment.diagnostics.of == "train" and experiment.privacy != "none":
@@ -141,6 +140,4 @@ def _outside(experiment: Experiment, splits: DataSplits) -> list[str]:
             "metrics.jsonl holds diagnostics of gradients of training images, without noise: they are "
             "outside the guarantee and must not be released"
         )
-    if splits.bad:
-        found.append(f"{len(splits.bad)} files could not be used and were left out")
     return found

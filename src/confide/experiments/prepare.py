@@ -45,18 +45,7 @@ def load_data(config: DataConfig, progress: Progress | None = None) -> DataSplit
     """
     from confide.data.catalog import load
 
-    return load(
-        config.name,
-        unit=config.unit,
-        size=config.size,
-        channels=config.channels,
-        window=config.window,
-        patients=config.patients,
-        classes=config.classes,
-        skip_bad=config.skip_bad,
-        seed=config.split_seed,
-        progress=progress,
-    )
+    return load(config.name, **config.reading(), progress=progress)
 
 
 def build_model(experiment: Experiment, splits: DataSplits) -> nn.Module:

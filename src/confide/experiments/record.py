@@ -134,6 +134,10 @@ class RunRecord(Part):
     finished: datetime | None = None
     command: list[str] = []
     guarantee: dict[str, Any] | None = None
+    local_guarantee: dict[str, Any] | None = Field(
+        default=None,
+        description="Of a perturbed data set: what it promises for each image, made before training.",
+    )
     spent: Spent | None = None
     declared_public: list[str] = []
     metrics: dict[str, dict[str, Measured]] = {}
