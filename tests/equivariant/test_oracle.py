@@ -16,7 +16,7 @@ from confide.equivariant.kernels import kernel_basis
 from confide.equivariant.representations import Representation
 
 STORED: dict[str, npt.NDArray[Any]] = dict(np.load(Path(__file__).parent / "oracle" / "e2cnn.npz"))
-NAMES = sorted({name.rpartition(" ")[0] for name in STORED})
+NAMES = sorted({name.rpartition(" ")[0] for name in STORED if not name.startswith("error")})
 
 
 def representation(group: Group, word: str) -> Representation:

@@ -8,10 +8,10 @@ turned coordinates.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
+from tests.equivariant.pictures import Picture
 from torch import Tensor
 
 from confide.equivariant import Element, Group, Representation
@@ -49,58 +49,33 @@ def error_on_grid(
     group: Group | None = None,
 ) -> float:
     """Largest |layer(g·x) − g·layer(x)| over the grid's symmetries, relative to the largest output."""
-    worst, plain = 0.0, layer(x)
+    worst, plain = 0.0, layer(x).detach()
     for element, _ in grid_symmetries(group or rep_in.group):
-        gap = layer(act(x, rep_in, element)) - act(plain, rep_out, element)
+        gap = layer(act(x, rep_in, element)).detach() - act(plain, rep_out, element)
         worst = max(worst, float(gap.abs().max() / plain.abs().max()))
     return worst
 
 
-@dataclass(frozen=True)
-class Picture:
-    """Smooth blobs on a plane: (channels, blobs, 5) of x, y, width, height and sharpness."""
-
-    blobs: Tensor
-
-    @classmethod
-    def random(cls, channels: int, source: torch.Generator) -> Picture:
-        """Blobs within 8 pixels of the centre, none narrower than 2.5 pixels."""
-        r = torch.rand(channels, 6, 5, generator=source, dtype=torch.float64)
-        place = (r[..., :2] - 0.5) * 16
-        return cls(torch.cat([place, 2.5 + 2 * r[..., 2:3], 2.5 + 2 * r[..., 3:4], r[..., 4:] * 2 - 1], -1))
-
-    def draw(self, side: int, element: Element) -> Tensor:
-        """(1, channels, side, side) in float32: the picture mirrored and turned by the element."""
-        half = (side - 1) / 2
-        y, x = torch.meshgrid(
-            half - torch.arange(side, dtype=torch.float64),
-            torch.arange(side, dtype=torch.float64) - half,
-            indexing="ij",
-        )
-        c, s = math.cos(element.angle), math.sin(element.angle)
-        x, y = c * x + s * y, c * y - s * x  # g⁻¹: turned back,
-        x = -x if element.mirrored else x  # and mirrored back
-        px, py, wx, wy, height = self.blobs.unbind(-1)
-        dx = (x - px[..., None, None]) / wx[..., None, None]
-        dy = (y - py[..., None, None]) / wy[..., None, None]
-        drawn = torch.exp(-0.5 * (dx**2 + dy**2)) * height[..., None, None]
-        return drawn.sum(1)[None].float()
-
-
 def error_at_centre(
-    layer: Callable[[Tensor], Tensor],
+    layers: Iterable[Callable[[Tensor], Tensor]],
     rep_out: Representation,
     element: Element,
     *,
-    channels: int,
-    side: int,
-    source: torch.Generator,
+    acting: Element | None = None,
+    side: int = 29,
 ) -> float:
-    """|layer(g·x) − g·layer(x)| at the centre pixel over |layer(x)| there, for one random picture."""
-    picture = Picture.random(channels, source)
-    with torch.no_grad():
-        plain = layer(picture.draw(side, Element()))[0, :, side // 2, side // 2]
-        turned = layer(picture.draw(side, element))[0, :, side // 2, side // 2]
-    matrix = torch.from_numpy(rep_out(element)).float()
-    wanted = (plain.view(-1, rep_out.size) @ matrix.t()).flatten()
-    return float((turned - wanted).norm() / plain.norm())
+    """Σ |layer(g·x) − g·layer(x)| / Σ |layer(x)| at the centre pixel, a new random picture for each layer.
+
+    `acting`: Another element for ρ to act by, where g is not of the group.
+    """
+    source = torch.Generator().manual_seed(torch.seed())
+    matrix = torch.from_numpy(rep_out(acting or element)).float()
+    gaps, lengths = 0.0, 0.0
+    for layer in layers:
+        picture = Picture.random(3, source)
+        with torch.no_grad():
+            plain = layer(picture.draw(side, 0.0))[0, :, side // 2, side // 2]
+            turned = layer(picture.draw(side, element.angle, element.mirrored))[0, :, side // 2, side // 2]
+        wanted = (plain.view(-1, rep_out.size) @ matrix.t()).flatten()
+        gaps, lengths = gaps + float((turned - wanted).norm()), lengths + float(plain.norm())
+    return gaps / lengths

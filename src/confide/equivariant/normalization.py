@@ -58,7 +58,10 @@ class FieldGroupNorm(SteerableModule):
     def channel_affine(self) -> tuple[Tensor | None, Tensor | None]:
         """Scale and shift of each channel, (C,) each."""
         scale = None if self.weight is None else self.weight.repeat_interleave(self.in_type.rep.size)
-        return scale, None if self.bias is None else (self.bias @ self.inv).reshape(-1)
+        if self.bias is None:
+            return scale, None
+        # A sum of products, where a matrix product would be shortened by autocast and no longer fit `scale`.
+        return scale, (self.bias.unsqueeze(2) * self.inv).sum(1).reshape(-1)
 
     def normalize(self, x: Tensor) -> Tensor:
         """The fields before scale and shift."""

@@ -20,10 +20,10 @@ from torch.autograd.graph import _engine_run_backward  # pyright: ignore[reportP
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointError
 
-from confide.gradients.captures import Capture, Instantiated, combined
+from confide.gradients.captures import Capture, Instantiated, SideBySide, combined
 from confide.gradients.fallback import Part
 from confide.gradients.layers import own_rules
-from confide.gradients.recorder import Recorder, Unsupported
+from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.reference import Loss, check_losses, trainable
 from confide.gradients.rules import OPS
 from confide.gradients.units import Clip, Units, refuse_non_finite
@@ -43,16 +43,21 @@ def by_bookkeeping(
         Unsupported: If an operation on a parameter has no rule.
         UnsupportedLayerError: If a layer mixes samples.
     """
-    recorder, losses = record(model, loss, batch, units, by_vmap)
+    parameters = trainable(model)
+    recorder, losses = record(model, parameters, loss, batch, units, by_vmap)
     with torch.no_grad():
-        return _finish(recorder, trainable(model), losses, clip)
+        return _finish(recorder, parameters, losses, clip)
 
 
 def record(
-    model: nn.Module, loss: Loss, batch: Any, units: Units, by_vmap: frozenset[str]
+    model: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    loss: Loss,
+    batch: Any,
+    units: Units,
+    by_vmap: frozenset[str],
 ) -> tuple[Recorder, Tensor]:
     """Forward and backward pass; afterwards the recorder holds every use of every parameter."""
-    parameters = trainable(model)
     rows = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
     recorder = Recorder(OPS, units, list(parameters.values()), rows)
     with own_rules(model, recorder, by_vmap), recorder, torch.enable_grad():
@@ -77,39 +82,52 @@ def record(
 def _spared(parameters: dict[str, nn.Parameter]) -> Generator[None]:
     """Rules give no gradient to parameters; should autograd find one all the same, it must not stay in
     `.grad`."""
-    before = {name: p.grad for name, p in parameters.items()}
-    for parameter in parameters.values():
-        parameter.grad = None
+    with unseen():  # the recorder need not look at each of these accesses
+        before = {name: p.grad for name, p in parameters.items()}
+        for parameter in parameters.values():
+            parameter.grad = None
     try:
         yield
-        leaked = [name for name, p in parameters.items() if p.grad is not None]
+        with unseen():
+            leaked = [name for name, p in parameters.items() if p.grad is not None]
         if leaked:
             raise Unsupported(
                 f"a gradient reached {leaked[0]!r} past all rules", (id(parameters[leaked[0]]),)
             )
     finally:
-        for name, parameter in parameters.items():
-            parameter.grad = before[name]
+        with unseen():
+            for name, parameter in parameters.items():
+                parameter.grad = before[name]
 
 
 def _finish(recorder: Recorder, parameters: dict[str, nn.Parameter], losses: Tensor, clip: Clip) -> Part:
     """From recorded uses to norms, factors and sums."""
     uses = _through_derived(recorder, parameters)
-    device = losses.device
-    squared = torch.zeros((recorder.units.count, len(parameters)), dtype=torch.float64, device=device)
-    for column, name in enumerate(parameters):
-        if name in uses:
-            squared[:, column] = uses[name].squared_norms()
+    columns = {name: column for column, name in enumerate(parameters)}
+    small = {name: use for name, use in uses.items() if isinstance(use, Instantiated) and use.small}
+    together = SideBySide(list(small.values())) if len(small) > 1 else None
+    shape = (recorder.units.count, len(parameters))
+    squared = torch.zeros(shape, dtype=torch.float64, device=losses.device)
+    if together is not None:
+        squared[:, [columns[name] for name in small]] = together.squared_norms()
+    for name, use in uses.items():
+        if together is None or name not in small:
+            squared[:, columns[name]] = use.squared_norms()
     refuse_non_finite(squared, losses, recorder.units)
     norms, factors, each = clip(squared)
     bad = (factors == 0).all(1).nonzero()[:, 0]
+    found: dict[str, Tensor] = {}
+    if together is not None:
+        own = each[:, [columns[name] for name in small]]
+        found = dict(zip(small, together.weighted(own, bad), strict=True))
     sums: dict[str, Tensor] = {}
-    for column, (name, parameter) in enumerate(parameters.items()):
+    for name, parameter in parameters.items():
         use = uses.pop(name, None)
         if use is None:
             sums[name] = torch.zeros_like(parameter, requires_grad=False)
-        else:
-            sums[name] = use.weighted(each[:, column], bad).to(parameter.dtype).reshape(parameter.shape)
+            continue
+        total = found[name] if name in found else use.weighted(each[:, columns[name]], bad)
+        sums[name] = total.to(parameter.dtype).reshape(parameter.shape)
     return Part(sums, norms, factors, losses, tuple(sorted(recorder.doubtful)))
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from confide.gradients.units import squared_norms, without_rows
 
+SMALL = 1024  # coordinates
+
 
 class Capture(ABC):
     """One use of one parameter in a forward pass."""
@@ -37,6 +39,11 @@ class Instantiated(Capture):
 
     values: Tensor
 
+    @property
+    def small(self) -> bool:
+        """Whether the calls on it cost more than their arithmetic."""
+        return self.values[0].numel() <= SMALL
+
     def squared_norms(self) -> Tensor:
         """From the gradients."""
         return squared_norms(self.values)
@@ -49,6 +56,27 @@ class Instantiated(Capture):
         """One matrix-vector product."""
         flat = without_rows(self.values.reshape(len(self.values), -1), bad)
         return (factors.to(flat.dtype) @ flat).view(self.values.shape[1:])
+
+
+class SideBySide:
+    """Small gradients of several parameters in one matrix (U, n), float64: a few calls for all of them."""
+
+    def __init__(self, uses: list[Instantiated]) -> None:
+        flat = [use.values.reshape(len(use.values), -1) for use in uses]
+        self._sizes = [part.shape[1] for part in flat]
+        self._values = torch.cat([part.double() for part in flat], 1)
+        sizes = torch.tensor(self._sizes, device=self._values.device)
+        self._owner = torch.arange(len(uses), device=self._values.device).repeat_interleave(sizes)
+
+    def squared_norms(self) -> Tensor:
+        """Of each unit and parameter: (U, P) float64."""
+        out = self._values.new_zeros(len(self._sizes), len(self._values))
+        return out.index_add_(0, self._owner, self._values.square().t()).t()
+
+    def weighted(self, factors: Tensor, bad: Tensor) -> list[Tensor]:
+        """Σ_u factors_up·g_up, flat, a tensor for each parameter; factors (U, P)."""
+        values = without_rows(self._values, bad)
+        return list((factors[:, self._owner] * values).sum(0).split(self._sizes))
 
 
 @dataclass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Norms of per-sample weight gradients of convolutions from Gram matrices, and the ordinary summed gradient."""
+"""Norms of per-sample weight gradients of convolutions from Gram matrices; the ordinary summed gradient."""
 
 from __future__ import annotations
 

@@ -126,11 +126,14 @@ def own_rules(model: nn.Module, recorder: Recorder, by_vmap: frozenset[str] = fr
     changed: list[nn.Module] = []
     try:
         for name, layer in model.named_modules():
+            kind = type(layer)
+            if not (kind in LAYERS or kind in FORWARDS or name in by_vmap):
+                continue
             if not any(p.requires_grad for p in layer.parameters()):
                 continue
             replaced = "forward" in vars(layer)
             forward = _replacement(recorder, layer, name in by_vmap)
-            if forward is None or (replaced and type(layer) in FORWARDS):
+            if forward is None or (replaced and kind in FORWARDS):
                 continue  # a forward that someone else has replaced is seen as it runs
             if replaced:
                 raise Unsupported(f"{type(layer).__name__} already has a replaced forward")

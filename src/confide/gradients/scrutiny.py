@@ -29,8 +29,9 @@ def refuse_mixing(model: nn.Module) -> None:
     Raises:
         UnsupportedLayerError: Names the layer and the remedy.
     """
-    for name, layer in model.named_modules():
+    for layer in model.modules():
         if isinstance(layer, _BatchNorm) and (layer.training or not layer.track_running_stats):
+            name = _name(model, layer)
             raise UnsupportedLayerError(
                 f"layer {name!r} is {type(layer).__name__}: it mixes the samples of a batch, "
                 "so no per-sample gradient exists",
@@ -38,11 +39,16 @@ def refuse_mixing(model: nn.Module) -> None:
                 "statistics.",
             )
         if isinstance(layer, _InstanceNorm) and layer.track_running_stats and layer.training:
+            name = _name(model, layer)
             raise UnsupportedLayerError(
                 f"layer {name!r} is {type(layer).__name__} with running statistics, which would leave the "
                 "model un-noised",
                 remedy="confide.repair(model) switches them off.",
             )
+
+
+def _name(model: nn.Module, layer: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is layer)
 
 
 @contextmanager

@@ -69,7 +69,8 @@ class GroupNorm(torch.autograd.Function):
             for target, found in ((ctx.weight, by_weight), (ctx.bias, by_bias)):
                 if recorder.wants(target):
                     recorder.record(target, Instantiated(recorder.units.sum_rows(found.view(rows, channels))))
-        return None, None, need.view_as(x), None, None, None
+            need = need.view(x.shape)
+        return None, None, need, None, None, None
 
 
 _signature = functools.cache(inspect.signature)  # 0.1 ms a call otherwise
@@ -81,11 +82,17 @@ def _bind(func: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
     return bound.arguments
 
 
+def _group_norm_arguments(
+    input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> tuple[Tensor, int, Any, Any, float]:
+    """The signature of `F.group_norm`; quicker than binding it."""
+    return input, num_groups, weight, bias, eps
+
+
 @operation(F.group_norm)
 def group_norm(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """`F.group_norm`."""
-    given = _bind(F.group_norm, args, kwargs)
-    x, weight, bias = given["input"], given["weight"], given["bias"]
+    x, num_groups, weight, bias, eps = _group_norm_arguments(*args, **kwargs)
     if len(x) != recorder.batch:
         raise Unsupported("group norm on a tensor that does not start with the batch")
     whole = isinstance(weight, Tensor) and isinstance(bias, Tensor)
@@ -96,12 +103,10 @@ def group_norm(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
         or x[0, 0].numel() == 0
         or (x.is_cuda and x.dtype != torch.float32)
     ):
-        return _affine(
-            recorder, F.group_norm(x, given["num_groups"], None, None, given["eps"]), weight, bias, 1
-        )
+        return _affine(recorder, F.group_norm(x, num_groups, None, None, eps), weight, bias, 1)
     if torch.is_autocast_enabled(x.device.type):
         x = x.float()
-    return GroupNorm.apply(recorder, recorder.anchor, x, given["num_groups"], (weight, bias), given["eps"])
+    return GroupNorm.apply(recorder, recorder.anchor, x, num_groups, (weight, bias), eps)
 
 
 def _affine(recorder: Recorder, y: Tensor, weight: Any, bias: Any, axis: int) -> Tensor:
