@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -324,55 +323,6 @@ def test_the_project_key_is_secret_and_stays(own_folders: Path) -> None:
     (own_folders / "project.key").write_bytes(b"short")
     with pytest.raises(DataError, match="32 bytes"):
         project_key()
-
-
-MARKERS = ("Zzyzx^Quentin", "PID-8675309", "19010203", "kidmarker77")
-
-
-def test_identifiers_reach_no_output(tmp_path: Path, own_folders: Path) -> None:
-    """Marker strings in DICOM headers and file names: in nothing printed, cached or written."""
-    for label in ("ill", "well"):
-        (tmp_path / "set" / label).mkdir(parents=True)
-        for i in range(8):
-            pixels = np.random.default_rng().integers(0, 65535, (20, 20)).astype(np.uint16)
-            data = dicom(
-                pixels,
-                PatientName=MARKERS[0],
-                PatientID=f"{MARKERS[1]}-{i // 2}",
-                PatientBirthDate=MARKERS[2],
-            )
-            (tmp_path / "set" / label / f"{MARKERS[3]}-{i}.dcm").write_bytes(data)
-    sheet, out = str(tmp_path / "out.png"), tmp_path / "out"
-    printed = b""
-    for words in (
-        ["data", "show", str(tmp_path / "set"), "--size", "16", "--sheet", sheet, "--json"],
-        ["data", "show", str(tmp_path / "set"), "--size", "16", "--duplicates"],
-        ["perturb", str(tmp_path / "set"), "--size", "16", "--out", str(out), "--scale", "2"],
-    ):
-        command = [sys.executable, "-c", "from confide.cli.main import run; run()", *words]
-        done = subprocess.run(command, capture_output=True, check=True, env=dict(os.environ))
-        printed += done.stdout + done.stderr
-    splits = load(tmp_path / "set", size=16)
-    assert splits.train.unit is PrivacyUnit.PATIENT
-    assert sum(part.n_units for part in sets(splits)) == 4
-    written = [path for path in (*own_folders.rglob("*"), *out.rglob("*"), Path(sheet)) if path.is_file()]
-    assert len(written) >= 7
-    found = printed + repr(splits).encode() + b"".join(path.read_bytes() for path in written)
-    with np.load(out / "data.npz") as file:
-        found += b"".join(file[name].tobytes() for name in file.files)
-    for marker in MARKERS:
-        assert marker.encode() not in found
-    assert json.loads((out / "guarantee.json").read_text())["unit"] == "patient"
-
-
-def test_a_bad_dicom_file_is_named_without_its_header(tmp_path: Path) -> None:
-    folder = good_folder(tmp_path / "set")
-    bad = dicom(PatientName=MARKERS[0], PatientID=MARKERS[1], PixelData=None)
-    (folder / "train" / "ill" / "scan.dcm").write_bytes(bad)
-    with pytest.raises(DataError) as caught:
-        load(folder, size=16)
-    assert "scan.dcm" in str(caught.value)
-    assert not any(marker in str(caught.value) for marker in MARKERS)
 
 
 def test_nibabel_is_the_oracle_for_rescaling() -> None:

@@ -14,18 +14,21 @@ from confide.errors import DataError
 PUBLIC_KEY = b"confide: a public data set"
 
 
+def project_key_path() -> Path:
+    """The file of the project's key: CONFIDE_PROJECT_KEY, or in the user's configuration folder."""
+    from platformdirs import user_config_path
+
+    named = os.environ.get("CONFIDE_PROJECT_KEY")
+    return Path(named) if named else user_config_path("confide") / "project.key"
+
+
 def project_key() -> bytes:
     """The key of this project, 32 bytes, made at its first use and readable by its owner only.
-
-    CONFIDE_PROJECT_KEY names its file; default: the user's configuration folder.
 
     Raises:
         DataError: If the file cannot be made or does not hold a key.
     """
-    from platformdirs import user_config_path
-
-    named = os.environ.get("CONFIDE_PROJECT_KEY")
-    path = Path(named) if named else user_config_path("confide") / "project.key"
+    path = project_key_path()
     # Linked into place whole, so that of two processes both read the same key.
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:

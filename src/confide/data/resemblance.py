@@ -22,6 +22,7 @@ class Resemblance:
         found: Share of perturbed images whose nearest original is their own.
         chance: The share that guessing would find, 1/N.
         images: N.
+        width: Denoising by so many pixels before; 0: none.
     """
 
     psnr: float
@@ -29,6 +30,7 @@ class Resemblance:
     found: float
     chance: float
     images: int
+    width: float = 0.0
 
     def to_dict(self) -> dict[str, float | int]:
         """For a record."""
@@ -79,12 +81,13 @@ def _directions(images: Pixels) -> NDArray[np.float32]:
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
-def resemblance(perturbed: Pixels, originals: Pixels) -> Resemblance:
-    """All measures for uint8 images (N, C, H, W)."""
+def resemblance(perturbed: Pixels, originals: Pixels, width: float = 0.0) -> Resemblance:
+    """All measures for uint8 images (N, C, H, W) that were denoised by this width."""
     return Resemblance(
         float(psnr(perturbed, originals).mean()),
         float(ssim(perturbed, originals).mean()),
         found_again(perturbed, originals),
         1 / max(1, len(originals)),
         len(originals),
+        width,
     )

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from confide.mechanisms.local_base import WHITE, LocalEpsilon, LocalMechanism
+from confide.mechanisms.local_base import WHITE, LocalEpsilon, LocalMechanism, calibrated
 from confide.mechanisms.local_labels import RandomisedResponse
 from confide.mechanisms.local_pixels import GaussianPixels, LaplacePixels, Pixelate
 from confide.mechanisms.local_transforms import CoarseContent, CoarseWavelets, LowFrequencies
@@ -43,6 +43,7 @@ __all__ = [
     "LowFrequencies",
     "Pixelate",
     "RandomisedResponse",
+    "calibrated",
     "denoise",
 ]
 

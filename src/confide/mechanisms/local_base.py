@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from confide.errors import PlanError
 from confide.mechanisms.keys import Stream
 
 Shape = tuple[int, int, int]
+M = TypeVar("M", bound="LocalMechanism")
 WHITE = 255
 
 
@@ -51,6 +54,25 @@ class LocalMechanism(ABC):
     @abstractmethod
     def describe(self) -> str:
         """One line for a record."""
+
+
+def calibrated(make: Callable[[float], M], spent: Callable[[M], float], epsilon: float) -> M:
+    """The mechanism of the least scale, rounded up, at which `spent` is within ε.
+
+    Args:
+        make: Builds the mechanism of a scale; more noise must spend less.
+        spent: What of the mechanism's ε is meant.
+    """
+    positive("epsilon", epsilon)
+    low, high = 0.0, 1.0
+    while spent(make(high)) > epsilon:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        if not low < middle < high:
+            break
+        low, high = (low, middle) if spent(make(middle)) <= epsilon else (middle, high)
+    return make(high)
 
 
 def positive(name: str, value: float) -> None:

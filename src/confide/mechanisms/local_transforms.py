@@ -24,6 +24,7 @@ from confide.mechanisms.local_base import (
     LocalEpsilon,
     LocalMechanism,
     Shape,
+    calibrated,
     checked,
     neighbourhood,
     positive,
@@ -59,15 +60,9 @@ class CoarseContent(LocalMechanism):
     @classmethod
     def for_budget(cls, epsilon: float, *, keep: int, shape: Shape, delta: float = 1e-5) -> Self:
         """The least noise, rounded up, at which the whole image is protected with (ε, δ)."""
-        positive("epsilon", epsilon)
-        low, high = 0.0, 1.0
-        while cls(keep, high, delta).epsilon(shape).image > epsilon:
-            low, high = high, 2 * high
-        for _ in range(60):
-            middle = (low + high) / 2
-            enough = middle > 0 and cls(keep, middle, delta).epsilon(shape).image <= epsilon
-            low, high = (low, middle) if enough else (middle, high)
-        return cls(keep, high, delta)
+        return calibrated(
+            lambda stddev: cls(keep, stddev, delta), lambda made: made.epsilon(shape).image, epsilon
+        )
 
     def epsilon(self, shape: Shape, *, m: int = 1) -> LocalEpsilon:
         """One pixel reaches what is kept by the length of its column of the basis; m by at most √m of 1."""
