@@ -107,7 +107,7 @@ def run(tests: Sequence[str], changes: Sequence[Change]) -> dict[str, Any]:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         injector = inject(changes)
-        options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header"]
+        options = ["-q", "-p", "no:cacheprovider", "--no-header"]
         code = pytest.main([*options, *tests], plugins=[outcomes])
         file.flush()
         file.seek(0)
@@ -137,6 +137,10 @@ def warm_up() -> None:
 
     _ = dp_accounting.pld, dp_accounting.rdp, scipy.stats
     torch.set_num_threads(1)
+    # The first optimizer imports half of torch.
+    torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    # Plugins of installed packages are loaded anew in every fork, and none is needed.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     assert not any(name.partition(".")[0] == "confide" for name in sys.modules)
 
 

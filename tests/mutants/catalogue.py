@@ -169,7 +169,6 @@ MUTANTS = (
             ),
         ),
         _STEP + "test_physical_batches_change_speed_only",
-        quick=True,
     ),
     Mutant(
         5,
@@ -177,7 +176,6 @@ MUTANTS = (
         "DP-SGD of averaged gradients",
         (("confide.training.physical", "labels.to(device)", "(labels * 0).to(device)"),),
         _STEP + "test_the_sum_is_that_of_each_units_mean_gradient_clipped_once[plain]",
-        quick=True,
     ),
     Mutant(
         6,
@@ -294,7 +292,8 @@ MUTANTS = (
             (
                 "confide.training.mechanism",
                 "        divisor = self.plan.expected_batch_size\n",
-                "        divisor = self.plan.expected_batch_size\n        raw = dict(contribution.statistics)\n",
+                "        divisor = self.plan.expected_batch_size\n"
+                "        raw = dict(contribution.statistics)\n",
             ),
             (
                 "confide.training.mechanism",
@@ -336,7 +335,6 @@ MUTANTS = (
             ),
         ),
         "tests/training/test_ranks.py::test_ranks_draw_shares_of_the_noise_that_have_nothing_in_common",
-        quick=True,
     ),
     Mutant(
         11,
@@ -438,7 +436,6 @@ MUTANTS = (
             ),
         ),
         "tests/privacy/test_schemes.py::test_events",
-        quick=True,
     ),
     Mutant(
         16,
@@ -478,7 +475,6 @@ MUTANTS = (
             ),
         ),
         _STEP + "test_a_record_that_is_not_finite_contributes_zero_without_a_sign",
-        quick=True,
     ),
     Mutant(
         18,
@@ -488,7 +484,8 @@ MUTANTS = (
             (
                 "confide.gradients.reference",
                 "    if losses.shape != (rows,):\n",
-                "    if losses.dim() == 0:\n        return losses.expand(rows)\n    if losses.shape != (rows,):\n",
+                "    if losses.dim() == 0:\n        return losses.expand(rows)\n"
+                "    if losses.shape != (rows,):\n",
             ),
         ),
         _STEP + "test_a_mean_loss_is_refused",
