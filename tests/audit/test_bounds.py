@@ -116,8 +116,8 @@ def _gaussian_scores(mu: float, m: int, generator: np.random.Generator) -> tuple
 
 @pytest.mark.parametrize("method", ["eps-delta", "f-dp"])
 def test_grid_and_split_agree_with_the_table(method: str) -> None:
-    # Full batch, μ = 1, m = 1000, δ = 1e-5: the reference has 1.31 and 1.85 in one run. Over 12 runs the median
-    # lies within 0.35 of it but for a probability below 1e-4 (a run's deviation is about 0.25).
+    # Full batch, μ = 1, m = 1000, δ = 1e-5: the reference has 1.31 and 1.85 in one run. Over 12 runs the
+    # median lies within 0.35 of it but for a probability below 1e-4 (a run's deviation is about 0.25).
     generator = np.random.default_rng()
     wanted = {"eps-delta": 1.2, "f-dp": 1.65}[method]
     found = [
@@ -129,8 +129,8 @@ def test_grid_and_split_agree_with_the_table(method: str) -> None:
 
 @pytest.mark.parametrize("guesses", ["grid", pytest.param("split", marks=pytest.mark.slow)])
 def test_coverage_at_a_tight_mechanism(guesses: str) -> None:
-    # Randomised response on each canary is exactly ε-DP, and the bound's worst case. 60 trials at α = 0.05: more
-    # than 11 failures have a probability of 2e-5.
+    # Randomised response on each canary is exactly ε-DP, and the bound's worst case. 60 trials at α = 0.05:
+    # more than 11 failures have a probability of 2e-5.
     generator = np.random.default_rng()
     epsilon, failures = 1.0, 0
     for _ in range(60):
@@ -142,8 +142,8 @@ def test_coverage_at_a_tight_mechanism(guesses: str) -> None:
 
 
 def test_choosing_n_afterwards_would_fail() -> None:
-    # The mutant that the honest choice stands against: the best N of all, at full α. Without any privacy loss it
-    # claims one in most runs; a run of 30 with fewer than 8 has a probability below 1e-6.
+    # The mutant that the honest choice stands against: the best N of all, at full α. Without any privacy
+    # loss it claims one in most runs; a run of 30 with fewer than 8 has a probability below 1e-6.
     generator = np.random.default_rng()
     wrong = honest = 0
     for _ in range(30):
@@ -174,8 +174,9 @@ def test_more_confidence_means_a_lower_bound() -> None:
 def test_plan_bound_refutes_a_plan_with_too_little_noise_and_no_other() -> None:
     generator = np.random.default_rng()
     plan = PrivacyPlan(4.0, 1.0, 1, 1e-5, 1000, sampling=FullBatch())
-    # Noise is a quarter of what is claimed: at m = 2000 the bound lies far above the claim of 0.98 in practically
-    # all runs. With the claimed noise it does not exceed the claim but for 5% at most; by far less in fact.
+    # Noise is a quarter of what is claimed: at m = 2000 the bound lies far above the claim of 0.98 in
+    # practically all runs. With the claimed noise it does not exceed the claim but for 5% at most; by far
+    # less in fact.
     scores, included = _gaussian_scores(1.0, 2000, generator)
     assert plan_lower_bound(scores, included, plan) > plan.epsilon()
     scores, included = _gaussian_scores(0.25, 2000, generator)

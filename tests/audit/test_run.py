@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole audit through the real loop: honest training passes, each planted bug is found.
 
-An honest run is refuted in at most 5% of audits by construction, in fact in about 0.3%: the bounds on noise and
-sampling have a twentieth of the error each, and the others are far from tight.
+An honest run is refuted in at most 5% of audits by construction, in fact in about 0.3%: the bounds on noise
+and sampling have a twentieth of the error each, and the others are far from tight.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def test_everybody_in_each_batch_is_found(subject: Subject, monkeypatch: pytest.
 def test_the_same_noise_in_each_step_is_found_by_nobody_who_looks_at_single_steps(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The step audit takes steps to be independent; noise that repeats is for record/replay and moment tests, and for
-    # whoever subtracts two steps. This says what an audit does not see.
+    # The step audit takes steps to be independent; noise that repeats is for record/replay and moment
+    # tests, and for whoever subtracts two steps. This says what an audit does not see.
     bugs.one_noise(monkeypatch)
     assert not audit_run(subject, steps=2, canaries=100, observations=20_000).refuted
 

@@ -38,8 +38,8 @@ PNEUMONIA = PrivacyPlan(1.0, 128 / 5216, 2038, 1e-5, 5216)
     ("sigma", "claim", "few", "many"), [(1, 7.17, 5.71, 7.02), (2, 2.46, 1.79, 2.39), (4, 1.07, 0.55, 1.02)]
 )
 def test_the_reference_table(sigma: float, claim: float, few: float, many: float) -> None:
-    # Expected counts of N present and N absent canaries. The reference states two digits; ours for σ = 4 and many
-    # observations is 1.012, theirs 1.02.
+    # Expected counts of N present and N absent canaries. The reference states two digits; ours for σ = 4
+    # and many observations is 1.012, theirs 1.02.
     plan = replace(PNEUMONIA, noise_multiplier=float(sigma))
     error = norm.cdf(-0.5 / sigma)
     for n, wanted in ((2038, few), (203_800, many)):
@@ -62,8 +62,8 @@ def test_clopper_pearson_by_its_definition() -> None:
 
 
 def test_sigma_is_covered() -> None:
-    # 200 simulated audits at confidence 0.9: σ_eff below the truth in at most 10%. Both error rates have to err at
-    # once, so it is below 2% in fact; more than 30 of 200 have a probability below 1e-3 even at 10%.
+    # 200 simulated audits at confidence 0.9: σ_eff below the truth in at most 10%. Both error rates have to
+    # err at once, so it is below 2% in fact; more than 30 of 200 have a probability below 1e-3 even at 10%.
     generator = np.random.default_rng()
     missed = 0
     for _ in range(200):
@@ -79,12 +79,12 @@ def test_nothing_seen_is_nothing_claimed() -> None:
 
 
 def _share(clipping: Clipping) -> float:
-    """A canary's length over the sensitivity: 1/√2 where the canaries' layer has half of the squared bound."""
+    """A canary's length over the sensitivity; the canaries' layer has half of the squared bound."""
     return math.sqrt(0.5) if isinstance(clipping, PerLayerClipping) else 1.0
 
 
 def _loosest(sigma: float, each: int, share: float) -> float:
-    """σ_eff at confidence 0.999 from `each` present and absent canaries, 4 standard deviations up (delta method)."""
+    """σ_eff at confidence 0.999 from `each` present and absent canaries, 4 deviations up (delta method)."""
     quantile = share / sigma / 2
     deviation = math.sqrt(norm.cdf(-quantile) * norm.sf(-quantile) / each) / norm.pdf(quantile)
     seen = share / sigma - (2 * norm.isf(0.0005) + 4 * math.sqrt(2)) * 1.05 * deviation
