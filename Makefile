@@ -30,6 +30,15 @@ types: .venv/dev.stamp
 mutants: .venv/dev.stamp
 	$(BIN)/python -m tests.mutants
 
+# Every benchmark, one after the other (about an hour on two cores), then the page made from their records.
+bench: .venv/dev.stamp
+	for name in startup accounting noise ledger ingest steerable audit peers scaling zoo; do \
+	  test ! -f benchmarks/$$name.py || $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(BIN)/python -m benchmarks.page
+
+docs: .venv/docs.stamp
+	$(BIN)/mkdocs build --strict --quiet
+
 clean:
 	rm -rf .venv build dist site
 
@@ -43,3 +52,7 @@ clean:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ .venv/core.stamp
+
+.venv/docs.stamp: .venv/dev.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@

@@ -90,6 +90,7 @@ def declared_public(experiment: Experiment, splits: DataSplits) -> list[str]:
         *splits.declared_public,
         *([f"class weights of the loss: {', '.join(f'{w:g}' for w in weights)}"] if weights else []),
         *([f"initial weights: {Path(start).name}"] if start else []),
+        "the temperature of the stated probabilities, fitted on validation images",
         "every other value of the experiment file",
     ]
 

@@ -213,7 +213,9 @@ class Session:
             snapshot.save(self.experiment.folder, self.trainer, self.progress)
         except CheckpointError as error:
             # Training goes on: the ledger has what was spent, and the older checkpoint is whole.
-            self.progress.warnings.append(f"a checkpoint was not written: {error}")
+            text = f"a checkpoint was not written: {error}"
+            if text not in self.progress.warnings:
+                self.progress.warnings.append(text)
 
     def _record(self, status: Status, found: Results | None = None) -> RunRecord:
         seconds = self.progress.seconds + time.perf_counter() - self._began
