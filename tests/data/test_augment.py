@@ -50,3 +50,36 @@ def test_a_row_depends_on_its_own_numbers(name: str) -> None:
 def test_an_unknown_name_says_the_nearest() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'flip'"):
         Augmentation.of(["flop"])
+
+
+def test_reflect_crop_is_padding_by_four_and_cropping() -> None:
+    """Against torch's own reflect padding, for each of the 9×9 places at 28 and at 32 pixels."""
+    for side in (28, 32):
+        image = torch.rand(1, 2, side, side)
+        padded = torch.nn.functional.pad(image, (4, 4, 4, 4), mode="reflect")
+        view = Augmentation.of(["reflect-crop"])
+        for y in range(9):
+            for x in range(9):
+                numbers = torch.tensor([[(y + 0.5) / 9, (x + 0.5) / 9]], dtype=torch.float64)
+                moved, _ = view(image, torch.zeros(1), numbers)
+                assert torch.equal(moved, padded[..., y : y + side, x : x + side])
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_volume_moves_slice_by_slice(name: str) -> None:
+    volumes = torch.rand(5, 2, 3, 16, 16)
+    view = Augmentation.of([name])
+    numbers = torch.rand(5, view.draws, dtype=torch.float64)
+    moved, _ = view(volumes, torch.arange(5), numbers)
+    for k in range(3):
+        alone, _ = view(volumes[:, :, k], torch.arange(5), numbers)
+        torch.testing.assert_close(moved[:, :, k], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_same_numbers_make_the_same_view_and_inputs_stay(name: str) -> None:
+    images = torch.rand(4, 1, 16, 16)
+    before, view = images.clone(), Augmentation.of([name])
+    numbers = torch.rand(4, view.draws, dtype=torch.float64)
+    first, second = (view(images, torch.arange(4), numbers)[0] for _ in range(2))
+    assert torch.equal(first, second) and torch.equal(images, before)

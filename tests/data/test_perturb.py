@@ -115,7 +115,7 @@ def test_what_must_not_be_perturbed_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_best_of_several_widths_counts(tmp_path: Path) -> None:
-    """Smooth pictures under white noise look better when smoothed, and a known picture is found either way."""
+    """Smooth pictures under white noise look better when smoothed; a known picture is found either way."""
     rng = np.random.default_rng()
     arrays: dict[str, np.ndarray] = {}
     for split, rows in (("train", 200), ("val", 4), ("test", 4)):

@@ -2,7 +2,20 @@
 """Random views of images, as functions of explicit uniform numbers.
 
 A view depends on its own row of numbers and nothing else, so removing one unit from a batch leaves every
-other unit's views as they were. Masks of a segmentation task move with their image.
+other unit's views as they were. Masks of a segmentation task move with their image. Volumes are moved in
+their last two directions, all slices alike. Operations run on the device that the images are on.
+
+| operation | what it does |
+|---|---|
+| `flip`, `flip-vertical` | mirrors with probability ½ |
+| `rotate90` | by 0, 90, 180 or 270 degrees |
+| `rotate` | by up to ±15 degrees, bilinear |
+| `shift` | by up to an eighth of the side each way, edges repeated |
+| `reflect-crop` | pad by a seventh of the side, mirrored, and crop: by 4 pixels at 28 and 32 |
+| `crop` | a square of 80 to 100 % of the side, enlarged |
+| `brightness` | contrast by ±20 %, brightness by ±0.1 in normalised units |
+
+`[flip, reflect-crop]` are the views of De et al. (2022, arXiv:2204.13650) and Hölzl et al. (2023).
 """
 
 from __future__ import annotations
@@ -49,23 +62,40 @@ def _rotate90(images: Tensor, targets: Tensor, numbers: Tensor) -> tuple[Tensor,
 
 def _shift(images: Tensor, targets: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """By up to an eighth of the side each way; edge pixels are repeated, masks are filled with class 0."""
-    rows, height, width = len(images), images.shape[-2], images.shape[-1]
-    most = max(1, min(height, width) // 8)
-    by = (numbers[:, :2] * (2 * most + 1)).floor().long() - most
-    y = (torch.arange(height, device=images.device) + by[:, :1]).clamp_(0, height - 1)
-    x = (torch.arange(width, device=images.device) + by[:, 1:2]).clamp_(0, width - 1)
-    row = torch.arange(rows, device=images.device)
-    moved = images.movedim(1, -1)[row[:, None, None], y[:, :, None], x[:, None, :]].movedim(-1, 1)
+    y, x = _places(images, numbers, 8)
+    height, width = images.shape[-2:]
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
     if targets.dim() == 1:
-        return moved, targets
-    masks = targets[row[:, None, None], y[:, :, None], x[:, None, :]]
-    outside_y = (torch.arange(height, device=images.device) + by[:, :1] < 0) | (
-        torch.arange(height, device=images.device) + by[:, :1] >= height
+        return _taken(images, y, x), targets
+    return _taken(images, y, x), _taken(targets[:, None], y, x)[:, 0].masked_fill(~inside, 0)
+
+
+def _reflect_crop(images: Tensor, targets: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """By up to a seventh of the side each way; image and mask are mirrored at the edge, which is not
+    doubled."""
+    y, x = (
+        (side - 1) - ((side - 1) - place.abs()).abs()
+        for side, place in zip(images.shape[-2:], _places(images, numbers, 7), strict=True)
     )
-    outside_x = (torch.arange(width, device=images.device) + by[:, 1:2] < 0) | (
-        torch.arange(width, device=images.device) + by[:, 1:2] >= width
-    )
-    return moved, masks.masked_fill(outside_y[:, :, None] | outside_x[:, None, :], 0)
+    masks = targets if targets.dim() == 1 else _taken(targets[:, None], y, x)[:, 0]
+    return _taken(images, y, x), masks
+
+
+def _places(images: Tensor, numbers: Tensor, share: int) -> tuple[Tensor, Tensor]:
+    """Rows (B, H) and columns (B, W) that a view moved by at most 1/share of the side takes its pixels
+    from."""
+    height, width = images.shape[-2:]
+    most = max(1, min(height, width) // share)
+    by = (numbers[:, :2] * (2 * most + 1)).floor().long() - most
+    down, across = (torch.arange(side, device=images.device) for side in (height, width))
+    return down + by[:, :1], across + by[:, 1:2]
+
+
+def _taken(images: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Pixels of (B, C, H, W) at the rows and columns of each."""
+    row = torch.arange(len(images), device=images.device)
+    return images.movedim(1, -1)[row[:, None, None], y[:, :, None], x[:, None, :]].movedim(-1, 1)
 
 
 def _brightness(images: Tensor, targets: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,6 +140,7 @@ OPERATIONS: dict[str, tuple[Operation, int]] = {
     "flip-vertical": (_flip_vertical, 1),
     "rotate90": (_rotate90, 1),
     "shift": (_shift, 2),
+    "reflect-crop": (_reflect_crop, 2),
     "rotate": (_rotate, 1),
     "crop": (_crop, 3),
     "brightness": (_brightness, 2),
@@ -144,12 +175,14 @@ class Augmentation:
     def __call__(self, images: Tensor, targets: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """One view of every row.
 
-        images (B, C, H, W), targets (B,) or (B, H, W), uniforms (B, draws) in [0, 1).
+        images (B, C, H, W) or (B, C, D, H, W), targets (B,) or (B, H, W), uniforms (B, draws) in [0, 1).
         """
-        uniforms = uniforms.to(images.device)
+        uniforms, shape = uniforms.to(images.device), images.shape
+        if len(shape) == 5:
+            images = images.flatten(1, 2)
         start = 0
         for name in self.names:
             operation, draws = OPERATIONS[name]
             images, targets = operation(images, targets, uniforms[:, start : start + draws])
             start += draws
-        return images, targets
+        return (images.unflatten(1, shape[1:3]) if len(shape) == 5 else images), targets

@@ -184,10 +184,10 @@ class SteerableConv2d(SteerableModule):
         """Round the exact basis to a dtype: (K, d_out·d_in·k·k), or (d_out, f, k·k) in its compact form."""
         exact = self.exact_basis()
         dense = exact.kernels.reshape(self.functions, -1)
-        self.basis = torch.from_numpy(dense if exact.free is None else exact.free.filters).to(
-            like.device, like.dtype
-        )
-        self.bias_basis = torch.from_numpy(invariants(self.out_type.rep)).to(like.device, like.dtype)
+        loaded = dense if exact.free is None else exact.free.filters
+        # Copies: the exact arrays serve all layers, and `from_numpy` would share them at float64.
+        self.basis = torch.from_numpy(loaded.copy()).to(like.device, like.dtype)
+        self.bias_basis = torch.from_numpy(invariants(self.out_type.rep).copy()).to(like.device, like.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> SteerableConv2d:
         before = self.basis.dtype
@@ -204,6 +204,11 @@ class SteerableConv2d(SteerableModule):
                 f"a kernel of side {self.kernel_size} with reach {reach} exceeds the {height}×{width} image",
                 where=f"SteerableConv2d {self.in_type} → {self.out_type}",
                 remedy="Take larger images, fewer poolings, or a smaller kernel.",
+            )
+        if reach // 2 >= least:
+            note_once(
+                f"a kernel of side {self.kernel_size} with reach {reach} on {height}×{width} pixels: its "
+                f"outer weights never meet the image. Take larger images, fewer poolings or a smaller kernel."
             )
         if self.stride > 1 and any(
             (side + 2 * self.padding - reach) % self.stride for side in (height, width)
