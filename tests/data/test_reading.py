@@ -145,6 +145,10 @@ def test_dicom_values_follow_the_standard() -> None:
     # CT without a window: -1024..3071, so 0 HU is 1024/4095·255 = 63.8.
     plain = read_dicom(dicom(stored, Modality="CT", RescaleSlope="1", RescaleIntercept="-1024"), "x")
     assert plain[1, 0] == 64
+    none = dicom(
+        stored, Modality="CT", RescaleIntercept="-1024", RescaleSlope="1", WindowCenter="0", WindowWidth="0"
+    )
+    np.testing.assert_array_equal(read_dicom(none, "x"), plain)
     full = read_dicom(dicom(np.array([[0, 65535]], np.uint16)), "x")
     np.testing.assert_array_equal(full, [[0, 255]])
 
@@ -194,27 +198,6 @@ def test_volumes_become_slices_with_the_patient_as_unit(tmp_path: Path) -> None:
     for part in sets(splits):
         # The abdomen window is 60 ± 200 HU, so image and mask are the same picture.
         np.testing.assert_array_equal(np.asarray(part.images[:, 0]) // 255, part.targets)
-
-
-def test_every_shared_set_loads_by_name(shared_data: Path) -> None:
-    eyes = load("eyepacs-dr-subset-224", size=32)
-    # Counts of DATA.md.
-    assert sum(map(len, sets(eyes))) == 1098 and sum(part.n_units for part in sets(eyes)) == 549
-    grades = np.bincount(np.concatenate([part.targets for part in sets(eyes)])).tolist()
-    assert grades == [816, 65, 167, 30, 20]
-    liver = load("chaos_liver_mr_128")
-    assert liver.train.targets.shape == (500, 128, 128)
-    tiles = load("lc25000_colon")
-    assert (tiles.train.n_units, tiles.validation.n_units, tiles.test.n_units) == (343, 51, 97)
-
-
-@pytest.mark.slow
-def test_the_large_shared_sets_load_by_name(shared_data: Path) -> None:
-    chest = load("chest-xray-pneumonia-224", size=32)
-    assert chest.train.n_units + chest.validation.n_units == 1635 + 1211
-    assert (len(chest.test), chest.test.n_units) == (624, 202 + 225)
-    skin = load("ham10000-seg", size=32)
-    assert sum(map(len, sets(skin))) == 3000 and sum(part.n_units for part in sets(skin)) == 2241
 
 
 def test_the_cache_follows_the_content(tmp_path: Path, own_folders: Path) -> None:

@@ -128,10 +128,9 @@ def measure(data: bytes, where: str) -> tuple[int, int]:
         DataError: If it is no image of a supported format.
     """
     if data[128:132] == b"DICM":
-        from confide.data.dicom import read_dicom
+        from confide.data.dicom import size_of
 
-        height, width = read_dicom(data, where).shape[:2]
-        return width, height
+        return size_of(data, where)
     if data[:6] == NUMPY:
         height, width = _plain(data, where).shape[:2]
         return width, height

@@ -83,6 +83,20 @@ def patient_of(data: bytes, where: str) -> str:
         return str(_header(data, where, whole=False).get("PatientID", "") or "").strip()
 
 
+def size_of(data: bytes, where: str) -> tuple[int, int]:
+    """Width and height, as the header states them.
+
+    Raises:
+        DataError: If it is no DICOM file, or states none.
+    """
+    with _silence():
+        header = _header(data, where, whole=False)
+        height, width = header.get("Rows"), header.get("Columns")
+    if not height or not width:
+        raise DataError("the DICOM file does not say its size", where=where, remedy=_REMEDY)
+    return int(width), int(height)
+
+
 def read_dicom(data: bytes, where: str, *, window: str | None = None) -> NDArray[np.uint8]:
     """Pixels (H, W) or (H, W, 3).
 
@@ -178,7 +192,9 @@ def _range(dataset: Any, window: str | None) -> tuple[float, float]:
             np.atleast_1d(np.asarray(dataset[key].value, dtype=float))[0]
             for key in ("WindowCenter", "WindowWidth")
         ]
-        return float(first[0] - first[1] / 2), float(first[0] + first[1] / 2)
+        # Some write 0 and 0 for "none"; another width of 0 is a fault.
+        if first[0] or first[1]:
+            return float(first[0] - first[1] / 2), float(first[0] + first[1] / 2)
     if dataset.get("Modality") == "CT":
         return CT_RANGE
     bits, signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
