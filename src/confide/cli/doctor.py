@@ -7,9 +7,12 @@ import json
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from confide.errors import LedgerError
 
 PACKAGES = ("confide", "torch", "numpy", "scipy", "dp-accounting", "cryptography", "monai", "scikit-learn")
 EXTRAS = {
@@ -43,10 +46,21 @@ def examine() -> dict[str, object]:
         "extras": {name: all(_installed(p) for p in packages) for name, packages in EXTRAS.items()},
         "devices": devices,
         # os.urandom blocks until the kernel's generator is seeded, then never fails.
-        "entropy": "operating system (os.urandom), 256-bit key a run, ChaCha20 streams",
+        "entropy": "operating system (os.urandom), 256-bit key a run, AES-256-CTR streams",
         "data_folders": [str(folder) for folder in data_folders()],
-        "ledger": str(default_path()),
+        "ledger": _ledger(default_path()),
     }
+
+
+def _ledger(path: Path) -> str:
+    """Where the ledger lies, and whether it may lie there."""
+    from confide.privacy.ledger.places import refuse_shared_disk
+
+    try:
+        refuse_shared_disk(path.absolute())
+    except LedgerError as error:
+        return f"{path}: refused. {error.what}. {error.remedy}"
+    return str(path) if path.exists() else f"{path} (made at the first private run)"
 
 
 def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
