@@ -2,18 +2,23 @@
 """Bad files, made here: each ends in one DataError naming the file and the reason, or is listed by
 --skip-bad.
 
-Together with the 29 of test_medmnist.py these are the corpus of issue 6.
+Together with those of test_medmnist.py these are the corpus of issue 6; its size is printed by
+`test_the_corpus_is_large_enough`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import shutil
 import stat
 import struct
+import tarfile
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +39,7 @@ from tests.data.builders import (
 
 from confide.data.catalog import load
 from confide.data.decode import decode
+from confide.data.sources import FolderSource
 from confide.errors import DataError
 
 
@@ -240,6 +246,49 @@ def test_a_bad_zip_stops_and_writes_nothing(kind: str, tmp_path: Path, own_folde
     assert set(tmp_path.rglob("*")) == before
 
 
+def tarred(*members: tuple[str, bytes], **changed: object) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            for key, value in changed.items():
+                setattr(info, key, value)
+            archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def gzipped() -> bytes:
+    import gzip
+
+    return gzip.compress(tarred(("ill/a.png", encoded(grey()))))
+
+
+TARS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "climbing out": (lambda: tarred(("../evil.png", b"x")), "leads out"),
+    "absolute": (lambda: tarred(("/etc/evil.png", b"x")), "leads out"),
+    "link": (lambda: tarred(("ill/a.png", b""), type=tarfile.SYMTYPE, linkname="/etc/passwd"), "a link"),
+    "hard link": (lambda: tarred(("ill/a.png", b""), type=tarfile.LNKTYPE, linkname="/etc/passwd"), "a link"),
+    "device": (lambda: tarred(("ill/a.png", b""), type=tarfile.CHRTYPE), "no plain file"),
+    "nested": (lambda: tarred(("ill/a.zip", b"x")), "archive inside"),
+    "twice": (lambda: tarred(("ill/a.png", b"x"), ("./ill/a.png", b"y")), "two members"),
+    "no tar": (lambda: b"hello" * 400, "no readable tar|not a readable tar"),
+    "compressed": (gzipped, "unpack it if it is compressed"),
+    "truncated": (lambda: tarred(("ill/a.png", bytes(5000)), ("well/b.png", b"x"))[:2000], "tar archive"),
+}
+
+
+@pytest.mark.parametrize("kind", TARS)
+def test_a_bad_tar_stops_and_writes_nothing(kind: str, tmp_path: Path) -> None:
+    make, words = TARS[kind]
+    path = tmp_path / "set.tar"
+    path.write_bytes(make())
+    with pytest.raises(DataError, match=words) as caught:
+        load(path, size=16)
+    assert "set.tar" in str(caught.value)
+    assert [found.name for found in tmp_path.iterdir()] == ["set.tar"]
+
+
 def nan_volume() -> np.ndarray:
     array = np.zeros((8, 8, 3), np.float32)
     array[1, 2, 1] = np.nan
@@ -315,6 +364,14 @@ def test_a_bad_mask_stops(mask: Image.Image | None, words: str, tmp_path: Path) 
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 30
 
 
+def test_the_corpus_is_large_enough() -> None:
+    from tests.data.test_medmnist import BAD, BYTES
+
+    count = sum(map(len, (IMAGES, TABLES, ZIPS, TARS, VOLUMES, BAD, BYTES)))
+    print(f"{count} bad files")
+    assert count >= 60
+
+
 def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path, own_folders: Path) -> None:
     import resource
 
@@ -331,15 +388,41 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path, own_folders
     assert len(load(folder, size=64).train) == 12
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_an_unreadable_folder(tmp_path: Path) -> None:
-    folder = good_folder(tmp_path / "set")
-    (folder / "train" / "ill").chmod(0)
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder that others may enter: pytest's own is root's alone where root runs the tests."""
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """Root reads everything; for a moment this process is somebody else."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
     try:
-        with pytest.raises(DataError, match="cannot be read"):
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_an_unreadable_folder_and_file(open_place: Path) -> None:
+    folder = good_folder(open_place / "set")
+    locked = folder / "train" / "ill"
+    locked.chmod(0)
+    try:
+        with nobody(), pytest.raises(DataError, match="cannot be read"):
             load(folder)
     finally:
-        (folder / "train" / "ill").chmod(0o700)
+        locked.chmod(0o755)
+    locked = locked / "train-ill-0.png"
+    locked.chmod(0)
+    with nobody(), pytest.raises(DataError, match=r"train-ill-0\.png.*cannot be read"):
+        FolderSource(folder).read("train/ill/train-ill-0.png")
 
 
 def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:

@@ -300,3 +300,17 @@ def test_published_sets_have_their_own_patients(house: Path) -> None:
     (house / "lung_colon_image_set").mkdir()
     with pytest.raises(DataError, match="says itself who its patients"):
         load("lc25000", patients=r"(\d+)")
+
+
+def test_every_option_of_reading_is_one_of_an_experiment() -> None:
+    import inspect
+
+    from confide.experiments.config import DataConfig
+
+    options = set(inspect.signature(load).parameters) - {"name_or_path", "progress"}
+    values = {"unit": "patient", "size": 32, "channels": 1, "window": "lung", "patients": "(x)"}
+    values |= {"classes": ["a", "b"], "skip_bad": True, "split_seed": 3}
+    given = DataConfig(name="x", **values).reading()  # pyright: ignore[reportArgumentType]
+    assert given.keys() == options
+    assert (given["seed"], given["classes"], given["unit"]) == (3, ("a", "b"), PrivacyUnit.PATIENT)
+    assert DataConfig(name="x").reading() == {"skip_bad": False}

@@ -108,9 +108,10 @@ def raw_bytes(kind: str, good: bytes) -> bytes:
     }[kind]
 
 
-@pytest.mark.parametrize(
-    "kind", ["zero bytes", "truncated", "wrong magic", "bit-flipped", "a bare pickle", "a text file"]
-)
+BYTES = ("zero bytes", "truncated", "wrong magic", "bit-flipped", "a bare pickle", "a text file")
+
+
+@pytest.mark.parametrize("kind", BYTES)
 def test_bad_bytes(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     good = write(tmp_path / "good.npz").read_bytes()

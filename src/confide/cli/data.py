@@ -39,6 +39,13 @@ def list_sets(
                 "classes": len(info.classes),
                 "units": [kind.value for kind in info.units],
                 "licence": info.licence,
+                "counts": list(info.counts),
+                "sizes": list(info.sizes),
+                "citation": info.citation,
+                "remarks": info.remarks,
+                "sha256": info.sha256,
+                "md5": list(info.md5),
+                "source": info.url,
             }
         )
     if as_json:
@@ -47,11 +54,12 @@ def list_sets(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "here", "classes", "protects", "licence", "title")
+    table = Table("name", "here", "images", "classes", "protects", "licence", "title")
     shown = [row for row in rows if everything or row["here"]]
     for row in shown:
         here, units = "yes" if row["here"] else "no", " or ".join(row["units"])
-        table.add_row(row["name"], here, str(row["classes"]), units, row["licence"], row["title"])
+        counts = " / ".join(map(str, row["counts"]))
+        table.add_row(row["name"], here, counts, str(row["classes"]), units, row["licence"], row["title"])
     console = Console()
     console.print(table)
     if len(shown) < len(rows):
@@ -73,16 +81,24 @@ def show(
     patients: Annotated[
         str | None, typer.Option(help="Regular expression: patient id in a file name.")
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Class names in their order, with commas; of masks, of values 0, 1, ..."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split, where nobody has divided the data.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad files and list them.")] = False,
     duplicates: Annotated[bool, typer.Option(help="Look for near-duplicates across splits.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What is in a data set: images, classes and privacy units of each split, licence, remarks."""
     from confide.data.catalog import load
+    from confide.data.splits import SEED
 
     with progress_bar(as_json) as progress:
         splits = load(
             data,
+            classes=tuple(classes.split(",")) if classes else None,
+            seed=SEED if seed is None else seed,
             unit=chosen_unit(unit),
             size=size,
             channels=channels,
@@ -179,6 +195,7 @@ def describe(splits: Any) -> dict[str, Any]:
         "remarks": info.remarks,
         "fingerprint": splits.fingerprint,
         "declared_public": list(splits.declared_public),
+        "local_guarantee": splits.local_guarantee,
         "left_out": [{"file": file, "why": why} for file, why in splits.bad],
     }
 
@@ -194,6 +211,8 @@ def _print(answer: dict[str, Any]) -> None:
         if answer.get(key):
             facts.add_row(key, str(answer[key]))
     console.print(facts)
+    for line in (answer["local_guarantee"] or {}).get("text", []):
+        console.print(f"perturbed: {line}", markup=False, highlight=False, soft_wrap=True)
     unit = f"{answer['unit']}s"
     table = Table("split", *dict.fromkeys(["images", unit]), *answer["classes"])
     for split, counts in answer["splits"].items():
