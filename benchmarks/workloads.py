@@ -59,8 +59,8 @@ def conv_block(channels: int, width: int, pool: bool = False) -> nn.Sequential:
 
 
 class _Added(nn.Sequential):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:
+        return input + super().forward(input)
 
 
 def resnet9(a: int, b: int, c: int) -> nn.Module:

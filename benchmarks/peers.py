@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and memory of a private step over the plain step of the same network: confide and its peers.
+
+`python -m benchmarks.peers` installs nothing; a peer that is not there is left out, one that fails says why.
+Time is the CPU time of the process, a plain and a private step by turns, median of the ratios. Memory is the
+high-water mark of two steps in a fresh process, less what network and batch took, over the same of plain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+from benchmarks.workloads import WORKLOADS, Batch, Workload, losses
+from confide.gradients.engine import clipped_gradient
+from confide.mechanisms.keys import RunKey
+from confide.mechanisms.noise import GaussianNoise
+
+RECORD = Path(__file__).parent / "records" / "peers.json"
+BARS = {
+    "W5": (1.25, 1.3),
+    "W1": (1.08, 1.3),
+    "W2b": (1.18, 1.4),
+    "W2a": (1.10, 1.2),
+    "W3": (0.95, 1.0),
+    "W4": (0.70, 1.3),
+    "C4": (1.30, 1.3),
+    "C8": (1.30, 1.3),
+    "O2": (1.30, 1.3),
+}
+Step = Callable[[], object]
+
+
+def _sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=1e-4)
+
+
+def plain(model: nn.Module, batch: Batch) -> Step:
+    """The ordinary step."""
+    optimizer = _sgd(model)
+
+    def step() -> None:
+        losses(model, batch).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def confide(method: str) -> Callable[[nn.Module, Batch], Step]:
+    """Clipped sums, noise of the run's key, update."""
+
+    def prepare(model: nn.Module, batch: Batch) -> Step:
+        optimizer, noise, key = _sgd(model), GaussianNoise(1.0), RunKey.from_os()
+        parameters = dict(model.named_parameters())
+        steps = iter(range(1 << 30))
+
+        def step() -> None:
+            out = clipped_gradient(model, losses, batch, clip_norm=1.0, method=method)
+            for name, value in noise.add(out.sums, key.stream("noise", step=next(steps))).items():
+                parameters[name].grad = value.div_(len(batch[0]))
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    return prepare
+
+
+def plain_vmap(model: nn.Module, batch: Batch) -> Step:
+    """`vmap` of the whole network, as in torch's documentation, with `torch.randn` for noise."""
+    optimizer = _sgd(model)
+    parameters = dict(model.named_parameters())
+
+    def loss(values: dict[str, torch.Tensor], image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        scores = functional_call(model, values, (image[None],))
+        return nn.functional.cross_entropy(scores, target[None])
+
+    def step() -> None:
+        values = {name: p.detach() for name, p in parameters.items()}
+        each = vmap(grad(loss), (None, 0, 0))(values, *batch)
+        norms = torch.stack([g.flatten(1).norm(dim=1) for g in each.values()]).norm(dim=0)
+        factors = (1.0 / norms).clamp_max(1.0)
+        for name, g in each.items():
+            total = torch.tensordot(factors, g, 1)
+            parameters[name].grad = (total + torch.randn_like(total)) / len(factors)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def opacus(kind: str) -> Callable[[nn.Module, Batch], Step]:
+    """Opacus' own modules and optimizers, without its loader."""
+
+    def prepare(model: nn.Module, batch: Batch) -> Step:
+        from opacus import GradSampleModule
+        from opacus.grad_sample import GradSampleModuleExpandedWeights
+        from opacus.optimizers import DPOptimizer
+
+        wrapped = (
+            GradSampleModuleExpandedWeights(model)
+            if kind == "ew"
+            else GradSampleModule(model, force_functorch=kind == "functorch")
+        )
+        optimizer = DPOptimizer(
+            _sgd(wrapped), noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=len(batch[0])
+        )
+
+        def step() -> None:
+            losses(wrapped, batch).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    return prepare
+
+
+def opacus_ghost(model: nn.Module, batch: Batch) -> Step:
+    """Opacus' two-pass ghost clipping."""
+    from opacus.grad_sample import GradSampleModuleFastGradientClipping
+    from opacus.optimizers import DPOptimizerFastGradientClipping
+    from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
+
+    wrapped = GradSampleModuleFastGradientClipping(model, max_grad_norm=1.0, use_ghost_clipping=True)
+    optimizer = DPOptimizerFastGradientClipping(
+        _sgd(wrapped), noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=len(batch[0])
+    )
+    criterion = DPLossFastGradientClipping(wrapped, optimizer, nn.CrossEntropyLoss(), "mean")
+
+    def step() -> None:
+        criterion(wrapped(batch[0]), batch[1]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+SUBJECTS: dict[str, Callable[[nn.Module, Batch], Step]] = {
+    "plain": plain,
+    "confide": confide("auto"),
+    "confide vmap": confide("vmap"),
+    "confide loop": confide("loop"),
+    "vmap": plain_vmap,
+    "Opacus hooks": opacus("hooks"),
+    "Opacus functorch": opacus("functorch"),
+    "Opacus ew": opacus("ew"),
+    "Opacus ghost": opacus_ghost,
+}
+
+
+def subjects(asked: list[str]) -> list[str]:
+    """Those asked for that are installed."""
+    there = find_spec("opacus") is not None
+    return [name for name in asked if there or not name.startswith("Opacus")]
+
+
+def prepared(name: str, workload: Workload) -> Step:
+    """A step of a subject, warmed up twice."""
+    torch.manual_seed(0)
+    step = SUBJECTS[name](workload.build(), workload.batch())
+    step()
+    step()
+    return step
+
+
+def seconds(step: Step) -> float:
+    """CPU time of the process in one step."""
+    began = time.process_time()
+    step()
+    return time.process_time() - began
+
+
+def times(workload: Workload, names: list[str], rounds: int) -> dict[str, str]:
+    """Median ratio of each subject to plain, as text; or why there is none."""
+    ordinary = prepared("plain", workload)
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            step = prepared(name, workload)
+            ratios = [seconds(step) / seconds(ordinary) for _ in range(rounds)]
+            found[name] = f"{median(ratios):.2f}"
+        except Exception as error:  # a peer may fail in any way; the table says so
+            found[name] = f"fails ({type(error).__name__})"
+        print(f"  {name:18} {found[name]}", flush=True)
+    return found
+
+
+def resident(field: str) -> int:
+    """A figure of this process in kB: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def peak(name: str, workload: Workload) -> int:
+    """kB that two steps take above network and batch; in a process of its own."""
+    model, batch = workload.build(), workload.batch()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the high-water mark
+    step = SUBJECTS[name](model, batch)
+    step()
+    step()
+    return resident("VmHWM") - before
+
+
+def peaks(key: str, names: list[str]) -> dict[str, str]:
+    """Ratio of memory to plain of each subject, each measured in a fresh process."""
+    kilobytes: dict[str, int] = {}
+    for name in ["plain", *names]:
+        command = [sys.executable, "-m", "benchmarks.peers", "--peak", key, name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            kilobytes[name] = int(done.stdout.split()[-1])
+    return {name: f"{kilobytes[name] / kilobytes['plain']:.2f}" for name in names if name in kilobytes}
+
+
+def main() -> None:
+    """Print the table and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workloads", default=",".join(WORKLOADS))
+    parser.add_argument("--subjects", default=",".join(SUBJECTS))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--peak", nargs=2, metavar=("WORKLOAD", "SUBJECT"), help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    if chosen.peak:
+        print(peak(chosen.peak[1], WORKLOADS[chosen.peak[0]]))
+        return
+    names = [name for name in subjects(chosen.subjects.split(",")) if name != "plain"]
+    rows: list[list[str]] = json.loads(RECORD.read_text(encoding="utf-8"))["rows"] if RECORD.exists() else []
+    for key in chosen.workloads.split(","):
+        workload = WORKLOADS[key]
+        print(f"{key}: {workload.title}, batch {workload.rows}", flush=True)
+        ratios = times(workload, names, chosen.rounds)
+        memory = {} if chosen.no_memory else peaks(key, names)
+        done = {(key, name) for name in names}
+        rows = [row for row in rows if (row[0], row[2]) not in done]
+        rows += [
+            [key, f"{workload.title}, batch {workload.rows}", name, ratios[name], memory.get(name, "–")]
+            for name in names
+        ]
+        write(rows, chosen.rounds)
+
+
+def write(rows: list[list[str]], rounds: int) -> None:
+    """The record, after every workload."""
+    order = list(WORKLOADS)
+    rows.sort(key=lambda row: (order.index(row[0]), list(SUBJECTS).index(row[2])))
+    own = {row[0]: row for row in rows if row[2] == "confide"}
+    busy = os.getloadavg()[0] > 1.5
+    record = {
+        "title": "A private step over the plain step of the same network",
+        "command": "python -m benchmarks.peers",
+        "setting": {
+            "torch": torch.__version__,
+            "machine": "2-core x86-64, CPU",
+            "threads": 1,
+            "load": "others were working" if busy else "idle",
+        },
+        "columns": ["", "workload", "method", "time ratio", "memory ratio"],
+        "rows": rows,
+        "bars": [verdict(key, row) for key, row in own.items()],
+        "remarks": [
+            (
+                f"Process CPU time, private and plain step by turns in one process, median of {rounds} "
+                "ratios (at most): on a busy machine differences below a tenth mean little."
+            ),
+            (
+                "confide's step includes the noise of the run's key (ChaCha20, float64, drawn in the step); "
+                "the peers draw from torch's generator."
+            ),
+            "Memory: high-water mark of two steps in a fresh process above network and batch.",
+        ],
+    }
+    RECORD.parent.mkdir(exist_ok=True)
+    RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def verdict(key: str, row: list[str]) -> str:
+    """Whether a workload's bars are reached."""
+    parts: list[str] = []
+    for what, bar, text in (("time", BARS[key][0], row[3]), ("memory", BARS[key][1], row[4])):
+        try:
+            reached = "reached" if float(text) <= bar else "missed"
+        except ValueError:
+            reached = "not measured"
+        parts.append(f"{what} at most {bar:.2f}: {text}, {reached}")
+    return f"{key}: {'; '.join(parts)}"
+
+
+if __name__ == "__main__":
+    main()
