@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("confide.cli.plan", "What a training schedule costs in privacy, or the noise a budget needs."),
     "data": ("confide.cli.data", "Which data sets there are, and what is in them."),
     "inspect": ("confide.cli.inspect", "What keeps a model from being trained privately, and the remedy."),
+    "equivariance": ("confide.cli.equivariance", "How exactly a steerable network follows its group."),
     "train": ("confide.cli.train", "Train a model from an experiment file."),
     "report": ("confide.cli.report", "One self-contained HTML page for one or several runs."),
     "predict": ("confide.cli.predict", "Classify images with a trained run."),

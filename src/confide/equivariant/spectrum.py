@@ -90,7 +90,7 @@ def spectrum(
     square = mixing.shape[0] == mixing.shape[1]
     if not square or np.abs(mixing @ flat - found).max() > _SPAN or np.linalg.cond(mixing) > _WORST_CONDITION:
         return None
-    return Spectrum(tuple(passages), np.linalg.inv(mixing).T)
+    return Spectrum(tuple(passages), np.asarray(np.linalg.inv(mixing).T, dtype=np.float64))
 
 
 def _entering(
