@@ -159,14 +159,20 @@ def main() -> None:
     """Try the networks, write record and page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="part of a name")
+    parser.add_argument("--new", action="store_true", help="only those without a row")
     chosen = parser.parse_args()
-    known = json.loads(RECORD.read_text(encoding="utf-8"))["rows"] if RECORD.exists() else []
-    rows = {line[0]: line for line in known}
     for network in NETWORKS:
-        if chosen.only in network.name:
-            rows[network.name] = row(network)
-            print(*rows[network.name], sep=" | ", flush=True)
+        if chosen.only in network.name and (not chosen.new or network.name not in known()):
+            found = row(network)
+            print(*found, sep=" | ", flush=True)
+            rows = known() | {network.name: found}  # read anew: another process may try other networks
             write([rows[n.name] for n in NETWORKS if n.name in rows])
+
+
+def known() -> dict[str, list[Any]]:
+    """The rows of the record, by network."""
+    rows = json.loads(RECORD.read_text(encoding="utf-8"))["rows"] if RECORD.exists() else []
+    return {line[0]: line for line in rows}
 
 
 def write(rows: list[list[Any]]) -> None:
