@@ -69,7 +69,7 @@ def test_identifiers_reach_no_output(
     call("data", "show", str(folder), "--size", "16", "--duplicates")
     call("perturb", str(folder), "--size", "16", "--out", str(out), "--scale", "2")
     # A bad file's name is told to the person at the terminal, and to nobody else.
-    (folder / "ill" / f"{MARKERS[4]}.dcm").write_bytes(dicom(PatientID=MARKERS[1], PixelData=None))
+    (folder / "ill" / f"{MARKERS[4]}.dcm").write_bytes(dicom(PatientID=f"{MARKERS[1]}-0", PixelData=None))
     config = tmp_path / "experiment.yaml"
     config.write_text(EXPERIMENT.format(folder=folder, out=tmp_path / "runs"))
     call("train", str(config))

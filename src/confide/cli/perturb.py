@@ -173,4 +173,5 @@ def _show(result: Perturbed, left_out: int) -> None:
         found = f"{looks.found:.1%} of {looks.images}"
         table.add_row(name, f"{looks.psnr:.2f}", f"{looks.ssim:.3f}", found, f"{looks.chance:.2%}")
     console.print(table)
+    console.print("These are computed from the originals and are no part of the guarantee.", highlight=False)
     console.print(f"written to {result.folder}", markup=False, highlight=False, soft_wrap=True)

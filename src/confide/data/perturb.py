@@ -24,7 +24,9 @@ from confide.errors import DataError
 from confide.mechanisms.keys import RunKey
 from confide.mechanisms.local import LocalMechanism, RandomisedResponse, denoise
 
-__all__ = ["IMAGES", "RECORD", "LocalGuarantee", "Perturbed", "perturb"]
+__all__ = ["IMAGES", "LOOKS", "RECORD", "LocalGuarantee", "Perturbed", "perturb"]
+LOOKS = "looks.json"
+_NOTE = "computed from the originals, outside any guarantee: for their owner only, not to be passed on"
 _CHUNK = 128
 _KEYS = {"train": "train", "validation": "val", "test": "test"}
 # Whoever wants to see through the noise tries several widths, in pixels; the best counts.
@@ -55,6 +57,7 @@ def perturb(
 ) -> Perturbed:
     """Perturb every image of all three splits and write `data.npz` and `guarantee.json`.
 
+    How the copy looks beside the originals goes into `looks.json`, which is no part of what may be passed on.
     Subgroup columns are left out: they would lie in the copy in clear.
 
     Args:
@@ -170,7 +173,6 @@ def _store(result: Perturbed, splits: DataSplits, stored: dict[str, NDArray[Any]
     record = {
         "schema": 1,
         "guarantee": result.guarantee.to_dict(),
-        "looks": {"raw": result.raw.to_dict(), "denoised": result.denoised.to_dict()},
         "info": {**asdict(info), **empty, "name": f"{info.name}-perturbed"},
         "unit": splits.train.unit.value,
     }
@@ -185,6 +187,8 @@ def _store(result: Perturbed, splits: DataSplits, stored: dict[str, NDArray[Any]
         part = result.folder / f"{RECORD}.part"
         part.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
         part.rename(result.folder / RECORD)
+        looks = {"note": _NOTE, "raw": result.raw.to_dict(), "denoised": result.denoised.to_dict()}
+        (result.folder / LOOKS).write_text(json.dumps(looks, indent=2), encoding="utf-8")
     except OSError as error:
         raise DataError(
             "cannot be written", where=str(result.folder), why=str(error.strerror or error)

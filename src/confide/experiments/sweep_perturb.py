@@ -29,7 +29,7 @@ def perturbed_copy(data: DataConfig, wanted: Perturbation, place: Path) -> Copy:
 
     Made beside and then renamed: a process that is killed leaves no half of a copy.
     """
-    from confide.data.perturb import RECORD, perturb
+    from confide.data.perturb import LOOKS, RECORD, perturb
     from confide.mechanisms.keys import RunKey
     from confide.mechanisms.local import LaplacePixels
 
@@ -44,4 +44,5 @@ def perturbed_copy(data: DataConfig, wanted: Perturbation, place: Path) -> Copy:
             perturb(load_data(data), LaplacePixels(wanted.scale), half, RunKey.from_seed(wanted.seed))
             half.rename(folder)
     stated = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    return Copy(folder, {"guarantee": stated["guarantee"], "looks": stated["looks"]})
+    looks = json.loads((folder / LOOKS).read_text(encoding="utf-8"))
+    return Copy(folder, {"guarantee": stated["guarantee"], "looks": looks})
