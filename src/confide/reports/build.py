@@ -12,8 +12,11 @@ from typing import Any
 
 from confide.errors import RunError
 from confide.experiments.record import Run, load_run
+from confide.reports.card import FILE as CARD
+from confide.reports.card import model_card
 from confide.reports.content import Content, content_of
 from confide.reports.html import render, write_text
+from confide.reports.local import local_view, shows_originals
 from confide.reports.plots import plots_of
 from confide.reports.prediction import overlays_for
 from confide.reports.samples import chosen, samples_of
@@ -60,6 +63,11 @@ def write_report(
     if not runs:
         raise RunError("no run folder was given")
     private = [run for run in runs if run.private]
+    if len(runs) == 2:
+        # A run on perturbed images, beside one on the images as they were.
+        for main, other in (runs, runs[::-1]):
+            if shows_originals(main, other) and (main.private or not other.private):
+                return _single(content_of(main, other), out, options)
     if len(runs) == 1 or (len(runs) == 2 and len(private) == 1):
         main = private[0] if private else runs[0]
         twin = next((run for run in runs if run is not main and is_twin(main, run)), None)
@@ -86,6 +94,7 @@ def is_twin(run: Run, other: Run) -> bool:
 def _single(content: Content, out: Path, options: Options) -> list[Path]:
     page = write_page(content, out / PAGE, options)
     written = [page, write_text(out / DATA, json.dumps(summary(content), indent=1, allow_nan=False) + "\n")]
+    written.append(write_text(out / CARD, model_card(content)))
     if options.figures:
         written += write_figures(content, out / "figures")
     return written
@@ -100,13 +109,22 @@ def write_page(content: Content, path: Path, options: Options) -> Path:
         overlays, why = overlays_for(content.run, content.run.predictions.samples[places])
     samples = samples_of(content.run, overlays) if options.images else []
     view = report_view(content, samples, saliency=overlays is not None, why_no_saliency=why)
+    original = content.comparison.twin if content.comparison is not None else None
+    view["local"] = local_view(content.run, original, images=options.images)
     return write_text(path, render("report.html", view, options.made))
 
 
 def write_figures(content: Content, folder: Path) -> list[Path]:
-    """Every figure of a run as SVG and as PNG of print quality."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return [path for plot in plots_of(content) for path in plot.save(folder)]
+    """Every figure of a run as SVG and as PNG of print quality.
+
+    Raises:
+        RunError: If the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return [path for plot in plots_of(content) for path in plot.save(folder)]
+    except OSError as error:
+        raise RunError("cannot be written", where=str(folder), why=error.strerror or str(error)) from None
 
 
 def summary(content: Content) -> dict[str, Any]:

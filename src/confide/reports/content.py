@@ -205,7 +205,10 @@ def _compare(run: Run, results: Results, twin: Run, bootstrap: Bootstrap | None)
         and mine.labels is not None
         and theirs.labels is not None
         and np.array_equal(mine.labels, theirs.labels)
-        and run.record.data.fingerprint == twin.record.data.fingerprint
+        and (
+            run.record.data.fingerprint == twin.record.data.fingerprint
+            or run.record.local_guarantee is not None
+        )
     )
     if same and mine is not None and theirs is not None:
         differences = paired_differences(mine, theirs, run.record.data.classes, bootstrap)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -71,7 +72,8 @@ def write_text(path: Path, text: str) -> Path:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise RunError(
             "cannot be written",
             where=str(path),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from confide.evaluation.bootstrap import Metric
 
 DASH = "–"
+MINUS = "−"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Shares are shown in percent, the others as plain numbers.
 SHARES = frozenset(
@@ -61,12 +62,17 @@ def metric_text(name: str, metric: Metric) -> str:
 
 
 def difference_text(name: str, metric: Metric) -> str:
-    """A difference of two metrics, in percentage points where they are shares."""
+    """A difference of two metrics, in percentage points where they are shares.
+
+    >>> difference_text("accuracy", Metric(-0.01, -0.03, 0.011)), difference_text("brier", Metric(0.008))
+    ('−1.0 points (−3.0 to +1.1)', '+0.008')
+    """
     if not metric.defined:
         return metric_text(name, metric)
     scale, digits, unit = (100, 1, " points") if name in SHARES else (1, 3, "")
     value, low, high = (f"{scale * number:+.{digits}f}" for number in (metric.value, metric.low, metric.high))
-    return f"{value}{unit}" if metric.low != metric.low else f"{value}{unit} ({low} to {high})"
+    text = f"{value}{unit}" if metric.low != metric.low else f"{value}{unit} ({low} to {high})"
+    return text.replace("-", MINUS)
 
 
 def duration(seconds: float) -> str:

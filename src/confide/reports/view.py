@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from confide.experiments.record import Run, RunRecord
@@ -75,7 +76,7 @@ def report_view(
         "diagnostics": inside,
         "diagnostics_note": _diagnostics_note(content.run),
         "cost": _cost(record),
-        "command": shlex.join(record.command) if record.command else "(not recorded)",
+        "command": _command(record),
         "repeat": _repeat(record),
         "provenance": _provenance(record),
     }
@@ -137,9 +138,10 @@ def _tiles(content: Content) -> list[Tile]:
         title = "Test accuracy" if name == "accuracy" else "Test Dice"
         tiles.append(Tile(title, text, f"({interval}{base}" if interval else base.removeprefix("; ")))
     if content.comparison is not None and name in content.comparison.differences:
-        text, _, interval = difference_text(name, content.comparison.differences[name]).partition(" (")
-        interval = f"({interval}".replace("+", "") if interval else ""
-        tiles.append(Tile("Given up for privacy", text.removeprefix("+"), interval))
+        other = content.comparison.twin_metrics[name]
+        text, _, _ = metric_text(name, other).partition(" (")
+        difference = difference_text(name, content.comparison.differences[name])
+        tiles.append(Tile("Without privacy", text, f"difference {difference}"))
     return tiles
 
 
@@ -196,13 +198,13 @@ def _price(content: Content) -> str:
         )
     other = metric_text(name, comparison.twin_metrics[name])
     difference = comparison.differences[name]
-    said = difference_text(name, difference).removeprefix("+")
+    said = difference_text(name, difference)
     end = ""
     if difference.low == difference.low and difference.low <= 0 <= difference.high:
         end = " The interval includes zero: a cost was not shown on this test set."
     return (
         f"On the test images this model reaches {name} {own}, the same training without privacy {other}. "
-        f"Difference: {said.replace('+', '')}.{end}"
+        f"Without privacy it is {said}.{end}"
     )
 
 
@@ -305,7 +307,19 @@ def _cost(record: RunRecord) -> list[Tile]:
     return tiles
 
 
+def _command(record: RunRecord) -> str:
+    """As typed, but for the folder that the program happens to lie in."""
+    if not record.command:
+        return "(not recorded)"
+    return shlex.join([PurePath(record.command[0]).name, *record.command[1:]])
+
+
 def _repeat(record: RunRecord) -> str:
+    if record.guarantee is None:
+        return (
+            "The same command with experiment.yaml of the run folder repeats the training; unless a seed was "
+            "given, its figures will differ a little."
+        )
     if record.seed_policy == "operating system":
         return (
             "The same command with experiment.yaml of the run folder repeats the training with fresh "

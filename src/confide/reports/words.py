@@ -85,7 +85,8 @@ def claim_of(run: Run) -> Claim | None:
 def rests_on(record: RunRecord, claim: Claim) -> list[Point]:
     """Everything that has to be true for the guarantee to be true."""
     points = [Point("", f"{text[0].upper()}{text[1:]}.") for text in claim.guarantee.assumptions]
-    if claim.private:
+    # Most guarantees say so among their assumptions already.
+    if claim.private and not any("random key" in text for text in claim.guarantee.assumptions):
         points.append(
             Point(
                 "Secret randomness",

@@ -17,11 +17,11 @@
   system.addEventListener("change", paint);
   paint();
 
-  // On paper: light colours, and the tables behind the figures shown.
+  // On paper: light colours, and what is folded up shown; the numbers of figures would fill pages.
   let closed = [];
   window.addEventListener("beforeprint", () => {
     root.dataset.theme = "light";
-    closed = [...document.querySelectorAll("details:not([open])")];
+    closed = [...document.querySelectorAll("details:not([open]):not(figure details)")];
     closed.forEach((item) => { item.open = true; });
   });
   window.addEventListener("afterprint", () => {
