@@ -115,7 +115,7 @@ SMOKE: dict[str, Any] = {
     "deepee-liver": 2,
     "deepee-pneumonia": 2,
     "hoelzl-figure1": 2,
-    "hoelzl-figure2": 2,
+    "hoelzl-figure2": 1,
     "hoelzl-table1": 6,
     "singh-figure2": 1,
     "singh-figure3": 1,

@@ -76,11 +76,12 @@ def test_a_record_of_another_cell_does_not_count(tmp_path: Path) -> None:
     places = Places.below(tmp_path)
     (old,) = cells()[:1]
     run_sweep("g", [old], places, InProcess())
-    base = VALUES["base"] | {"training": {"batch_size": 16, "steps": 3}}
-    (new,) = cells(base=base)[:1]
-    assert new.name == old.name
     assert list(finished([old], places)) == ["1"]
-    assert finished([new], places) == {}
+    longer = VALUES["base"] | {"training": {"batch_size": 16, "steps": 3}}
+    noisy = {"seed": {"1": {"seed": 1, "cell.perturb.scale": 2}}}
+    for (new,) in (cells(base=longer)[:1], cells(axes=noisy)):
+        assert new.name == old.name
+        assert finished([new], places) == {}
 
 
 def test_a_damaged_record_does_not_count(tmp_path: Path) -> None:
@@ -156,13 +157,20 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_record_names_no_path_of_the_machine(tmp_path: Path) -> None:
-    places = Places.below(tmp_path)
-    axes = {"a": {"x": {"cell.perturb.scale": 2}, "y": {"training.initial_weights": "no-such-file"}}}
-    run_sweep("g", cells(axes=axes), places, InProcess())
-    for cell, status in (("x", "finished"), ("y", "failed")):
-        record = CellRecord.load(places.record(cell))
-        assert record.status == status, record.error
-        assert str(tmp_path) not in record.model_dump_json()
+    places = Places.below(tmp_path / "fine")
+    run_sweep("g", cells(axes={"a": {"x": {"cell.perturb.scale": 2}}}), places, InProcess())
+    text = places.record("x").read_text(encoding="utf-8")
+    assert '"status": "finished"' in text
+    assert str(tmp_path) not in text
+
+
+def test_an_error_in_a_record_names_no_path_of_the_machine(tmp_path: Path) -> None:
+    places = Places.below(tmp_path / "blocked")
+    places.work.mkdir(parents=True)
+    (places.work / "runs").write_text("a file where the run folders should be")
+    (record,) = run_sweep("g", cells()[:1], places, InProcess())
+    assert "WORK/runs is a file" in record.error
+    assert str(tmp_path) not in places.record("1").read_text(encoding="utf-8")
 
 
 _COORDINATOR = """

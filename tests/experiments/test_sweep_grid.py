@@ -68,6 +68,17 @@ def test_rules_apply_where_labels_agree_and_scales_come_last() -> None:
     assert (quick.experiment.training.steps, quick.experiment.training.batch_size) == (7, 4)
 
 
+def test_a_scale_outranks_an_axis_and_a_rule() -> None:
+    found = grid(
+        axes={"a": {"x": {"training.steps": 3}}},
+        rules=[{"where": {"a": "x"}, "set": {"training.batch_size": 4}}],
+        scales={"quick": {"set": {"training.steps": 5, "training.batch_size": 6}}},
+    )
+    (plain,), (quick,) = found.cells(), found.cells("quick")
+    assert (plain.experiment.training.steps, plain.experiment.training.batch_size) == (3, 4)
+    assert (quick.experiment.training.steps, quick.experiment.training.batch_size) == (5, 6)
+
+
 def test_none_takes_a_key_away() -> None:
     (cell,) = grid(scales={"x": {"set": {"training.steps": None, "training.epochs": 2}}}).cells("x")
     assert (cell.experiment.training.steps, cell.experiment.training.epochs) == (None, 2)
