@@ -337,7 +337,7 @@ def test_a_bad_volume_stops(kind: str, tmp_path: Path) -> None:
     image, mask, words = VOLUMES[kind]
     for folder in ("imagesTr", "labelsTr"):
         (tmp_path / folder).mkdir()
-        for i in range(5):
+        for i in range(25):
             good = np.zeros((8, 8, 3), np.uint8 if folder == "labelsTr" else np.float32)
             (tmp_path / folder / f"{i}.nii.gz").write_bytes(volume(good))
     (tmp_path / "imagesTr" / "bad.nii.gz").write_bytes(image())
@@ -345,6 +345,11 @@ def test_a_bad_volume_stops(kind: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"bad\.nii\.gz") as caught:
         load(tmp_path, size=8)
     assert words in str(caught.value)
+    splits = load(tmp_path, size=8, skip_bad=True)
+    assert splits.bad and all("bad.nii.gz" in where for where, _ in splits.bad)
+    # 25 good patients of three slices each; of a volume with fewer slices than its mask two are left.
+    left = sum(map(len, (splits.train, splits.validation, splits.test)))
+    assert left == (77 if kind == "fewer slices" else 75)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def _published(source: Source, known: DatasetInfo, options: Options) -> tuple[Da
 def _own(source: Source, path: Path, options: Options) -> tuple[DatasetInfo, Listing]:
     decathlon = any("imagesTr" in name and is_volume(name) for name in source.names())
     if decathlon:
-        listing = list_decathlon(source)
+        listing = list_decathlon(source, skip_bad=options.skip_bad)
     else:
         listing = list_folder(
             source, patients=options.patients, classes=options.classes, skip_bad=options.skip_bad

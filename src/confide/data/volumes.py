@@ -190,8 +190,11 @@ def own_window(source: Source) -> str:
     return "abdomen" if scanned == "CT" else OWN_WINDOW
 
 
-def list_decathlon(source: Source) -> Listing:
+def list_decathlon(source: Source, *, skip_bad: bool = False) -> Listing:
     """All slices of all volumes; classes are those of `dataset.json`, else background and foreground.
+
+    Args:
+        skip_bad: Leave out and list volumes that have no mask or whose mask has no readable header.
 
     Raises:
         DataError: If a volume has no mask, or a header cannot be read.
@@ -200,16 +203,28 @@ def list_decathlon(source: Source) -> Listing:
     names = source.names()
     masks = {PurePosixPath(name).name: name for name in names if is_volume(name) and "labelsTr" in name}
     records: list[Record] = []
+    bad: list[tuple[str, str]] = []
     for name in names:
         if not is_volume(name) or "imagesTr" not in PurePosixPath(name).parts:
             continue
-        mask = masks.get(PurePosixPath(name).name)
-        if mask is None:
-            raise DataError("the volume has no mask in labelsTr/", where=source.where(name))
-        depth = (*volume_shape(source.read(mask), source.where(mask)), 1, 1, 1)[2]
-        patient = PurePosixPath(name).name
-        records += [Record(f"{name}#{k}", -1, patient, None, f"{mask}#{k}") for k in range(depth)]
-    return Listing(records, _classes(source, names), (PrivacyUnit.PATIENT, PrivacyUnit.IMAGE), "segmentation")
+        try:
+            records += _slices(source, name, masks)
+        except DataError as error:
+            if not skip_bad:
+                raise
+            bad.append((error.where, error.what))
+    units = (PrivacyUnit.PATIENT, PrivacyUnit.IMAGE)
+    return Listing(records, _classes(source, names), units, "segmentation", {}, bad)
+
+
+def _slices(source: Source, name: str, masks: dict[str, str]) -> list[Record]:
+    """A record for each slice of a volume, as many as its mask has."""
+    patient = PurePosixPath(name).name
+    mask = masks.get(patient)
+    if mask is None:
+        raise DataError("the volume has no mask in labelsTr/", where=source.where(name))
+    depth = (*volume_shape(source.read(mask), source.where(mask)), 1, 1, 1)[2]
+    return [Record(f"{name}#{k}", -1, patient, None, f"{mask}#{k}") for k in range(depth)]
 
 
 def _classes(source: Source, names: list[str]) -> tuple[str, ...]:
