@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tests.audit import bugs
@@ -129,6 +130,14 @@ def test_scores_tell_included_canaries_apart_where_noise_is_small(subject: Subje
     seen = rehearse(loud, canaries=60, steps=10)
     # Each included canary is in 5 of 10 steps, 20 deviations out of the noise; in none but for 2^-10.
     assert seen.scores[seen.included].min() > seen.scores[~seen.included].max() or seen.drawn < 10
+
+
+@pytest.mark.parametrize("clip_norm", [0.7, 20.0])
+def test_a_score_is_the_log_likelihood_ratio_in_clip_norms(subject: Subject, clip_norm: float) -> None:
+    plan = replace(subject.plan, noise_multiplier=0.01, sampling_rate=1.0, sampling=FullBatch(), steps=1)
+    seen = rehearse(replace(subject, plan=plan, clipping=clip_norm, release_loss=False), canaries=40)
+    # (y − ½)/σ² with y = 1 or 0, and noise σ in y: six deviations are 0.06 of 0.5.
+    assert np.abs(seen.scores * 0.01**2 - np.where(seen.included, 0.5, -0.5)).max() < 0.06
 
 
 def test_the_model_is_left_as_it_was(subject: Subject) -> None:
