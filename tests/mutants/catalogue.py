@@ -376,12 +376,13 @@ MUTANTS = (
         "deepee: seeded anew before every parameter",
         (
             (
-                "confide.mechanisms.noise",
-                "                part, scaled = scaled[: last - first], scaled[last - first :]\n",
-                "                part = scaled[: last - first]\n",
+                "confide.training.mechanism",
+                "sums = noise.add(contribution.sums, self._stream(step))\n",
+                "given = contribution.sums.items()\n"
+                "            sums = {n: noise.add({n: t}, self._stream(step))[n] for n, t in given}\n",
             ),
         ),
-        "tests/mechanisms/test_noise.py::test_noise_is_the_streams_normals_in_order_added_to_copies",
+        _MECHANISM + "test_noise_of_steps_and_parameters_is_uncorrelated",
     ),
     Mutant(
         13,

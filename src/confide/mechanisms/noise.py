@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 """Gaussian noise from a keyed stream.
 
 *Formal guarantee.* `add` returns sum + N(0, std²) in every coordinate, independent over coordinates and over
@@ -17,6 +17,7 @@ principle (Mironov 2012); `confide.mechanisms.hardened` is the answer to that.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -117,15 +118,24 @@ class GaussianNoise:
 
     def _add(self, sums: dict[str, Tensor], normals: Callable[[int, int], Tensor]) -> dict[str, Tensor]:
         """Piece by piece, so that the numbers are used while they are in the cache."""
-        flat = {name: tensor.detach().clone().reshape(-1) for name, tensor in sums.items()}
-        total = sum(len(tensor) for tensor in flat.values())
-        places = _places(list(flat.values()), total)
+        # Neighbours of one dtype and device are copied into one long vector: a network has many small
+        # parameters, and noise should cost by its numbers, not by their grouping.
+        groups = itertools.groupby(sums.values(), key=lambda tensor: (tensor.dtype, tensor.device))
+        runs = [list(run) for _, run in groups]
+        flat = [torch.cat([tensor.detach().reshape(-1) for tensor in run]) for run in runs]
+        total = sum(len(vector) for vector in flat)
+        places = _places(flat, total)
         for start in range(0, total, PIECE):
             scaled = normals(start, min(PIECE, total - start)) * self.share
             for tensor, first, last in places[start // PIECE]:
                 part, scaled = scaled[: last - first], scaled[last - first :]
                 tensor[first:last] += part.to(tensor.device, tensor.dtype)
-        return {name: flat[name].view(tensor.shape) for name, tensor in sums.items()}
+        parts: list[Tensor] = []
+        for run, vector in zip(runs, flat, strict=True):
+            parts += vector.split([tensor.numel() for tensor in run])
+        return {
+            name: part.view(tensor.shape) for (name, tensor), part in zip(sums.items(), parts, strict=True)
+        }
 
 
 def _places(flat: list[Tensor], total: int) -> list[list[tuple[Tensor, int, int]]]:
