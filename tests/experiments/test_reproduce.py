@@ -16,6 +16,7 @@ from confide.experiments.reproduce_page import page
 from confide.experiments.sweep_local import InProcess
 from confide.experiments.sweep_record import CellRecord
 from confide.experiments.tables import TableSpec, figure, published
+from confide.models.registry import build
 
 NAMES = (
     "deepee-benchmark",
@@ -80,6 +81,25 @@ def test_table_1_has_the_published_cells_and_budget() -> None:
             if cell.labels["privacy"] == "private":
                 assert privacy != "none"
                 assert (privacy.epsilon, privacy.delta) == (7.42, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "parameters", "published_parameters", "tolerance"),
+    [
+        ("hoelzl-table1", "colon-C4-without-private-s0", 37_000, 35_000, 0.08),
+        ("hoelzl-table1", "colon-O2-without-private-s0", 238_000, 240_000, 0.02),
+        ("hoelzl-figure1", "colon-e-x8", 2_440_000, 2_500_000, 0.03),
+        ("hoelzl-figure1", "colon-C4-x8", 2_540_000, 2_300_000, 0.11),
+    ],
+)
+def test_parameter_counts_are_the_published_ones_or_near(
+    name: str, cell: str, parameters: int, published_parameters: int, tolerance: float
+) -> None:
+    (found,) = [c for c in reproduce.load(name).cells("paper") if c.name == cell]
+    model = build("resnet9", in_channels=3, classes=2, **found.experiment.model.options)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == pytest.approx(parameters, rel=0.01)
+    assert count == pytest.approx(published_parameters, rel=tolerance)
 
 
 def test_figure_4_has_the_published_columns() -> None:
