@@ -91,7 +91,8 @@ class Predictions:
                 "is missing", where=str(path), why="The run ended before its test set was evaluated."
             )
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here: numpy leaves a file open that turns out to be no archive.
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise RunError("is damaged", where=str(path), why=" ".join(str(error).split())) from None
