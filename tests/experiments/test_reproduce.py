@@ -86,7 +86,7 @@ def test_table_1_has_the_published_cells_and_budget() -> None:
 @pytest.mark.parametrize(
     ("name", "cell", "parameters", "published_parameters", "tolerance"),
     [
-        ("hoelzl-table1", "colon-C4-without-private-s0", 37_000, 35_000, 0.08),
+        ("hoelzl-table1", "colon-C4-without-private-s0", 37_300, 35_000, 0.08),
         ("hoelzl-table1", "colon-O2-without-private-s0", 238_000, 240_000, 0.02),
         ("hoelzl-figure1", "colon-e-x8", 2_440_000, 2_500_000, 0.03),
         ("hoelzl-figure1", "colon-C4-x8", 2_540_000, 2_300_000, 0.11),

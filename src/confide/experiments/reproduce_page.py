@@ -111,7 +111,7 @@ def _judged_at(records: Mapping[str, Sequence[CellRecord]]) -> str:
     scale = next((scale for scale in reversed(list(records)) if records[scale]), None)
     if scale is None:
         return "Nothing has been run yet."
-    words = f"Judged by the records at {scale} scale. One seed decides little: the verdicts are of these runs."
+    words = f"Judged by the records at {scale} scale; one seed decides little."
     if scale == "quick":
-        words += " They are far shorter than the published ones, and refute nothing about those."
+        words += " These runs are far shorter than the published ones, and refute nothing about those."
     return words
