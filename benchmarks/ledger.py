@@ -93,6 +93,10 @@ def measure(folder: Path, leases: int, turns: int) -> dict[str, Any]:
         size = sum(p.numel() for p in WORKLOADS[name].build().parameters())
         title = f"{WORKLOADS[name].title}, batch {WORKLOADS[name].rows}"
         rows.append([title, size, gradients, noise, charge, share])
+    lasting = (
+        f"A lease covers {block} steps, the least that is used. It waits {waited['median']:.0f} µs"
+        f" (p99 {waited['p99']:.0f} µs) for the disk."
+    )
     reached = "reached" if max(shares) < BAR else "missed"
     return {
         "title": "Ledger and noise beside a step",
@@ -109,9 +113,8 @@ def measure(folder: Path, leases: int, turns: int) -> dict[str, Any]:
             f"ledger and noise below {BAR:g} % of a ResNet-9 step: {reached}, {max(shares):.2f} % at most"
         ],
         "remarks": [
-            f"A lease covers {block} steps, the least that is used. It waits {waited['median']:.0f} µs (p99"
-            + f" {waited['p99']:.0f} µs) for the disk.",
-            "Gradients and noise: processor time of one thread; ledger: elapsed time over the steps of a lease.",
+            lasting,
+            "Gradients and noise: processor time of one thread; ledger: elapsed time, over a lease's steps.",
         ],
     }
 
