@@ -18,6 +18,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
@@ -59,8 +60,8 @@ def plain(model: nn.Module, batch: Batch) -> Step:
     return step
 
 
-def confide(method: str) -> Callable[[nn.Module, Batch], Step]:
-    """Clipped sums, noise of the run's key, update."""
+def confide(method: str, *, keyed: bool = True) -> Callable[[nn.Module, Batch], Step]:
+    """Clipped sums, noise of the run's key (or torch's, to compare with peers), update."""
 
     def prepare(model: nn.Module, batch: Batch) -> Step:
         optimizer, noise, key = _sgd(model), GaussianNoise(1.0), RunKey.from_os()
@@ -69,7 +70,11 @@ def confide(method: str) -> Callable[[nn.Module, Batch], Step]:
 
         def step() -> None:
             out = clipped_gradient(model, losses, batch, clip_norm=1.0, method=method)
-            for name, value in noise.add(out.sums, key.stream("noise", step=next(steps))).items():
+            if keyed:
+                noisy = noise.add(out.sums, key.stream("noise", step=next(steps)))
+            else:
+                noisy = {name: value + torch.randn_like(value) for name, value in out.sums.items()}
+            for name, value in noisy.items():
                 parameters[name].grad = value.div_(len(batch[0]))
             optimizer.step()
             optimizer.zero_grad()
@@ -115,9 +120,8 @@ def opacus(kind: str) -> Callable[[nn.Module, Batch], Step]:
             if kind == "ew"
             else GradSampleModule(model, force_functorch=kind == "functorch")
         )
-        optimizer = DPOptimizer(
-            _sgd(wrapped), noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=len(batch[0])
-        )
+        bounds: Any = {"noise_multiplier": 1.0, "max_grad_norm": 1.0}  # Opacus' types say int
+        optimizer = DPOptimizer(_sgd(wrapped), **bounds, expected_batch_size=len(batch[0]))
 
         def step() -> None:
             losses(wrapped, batch).mean().backward()
@@ -135,10 +139,9 @@ def opacus_ghost(model: nn.Module, batch: Batch) -> Step:
     from opacus.optimizers import DPOptimizerFastGradientClipping
     from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 
-    wrapped = GradSampleModuleFastGradientClipping(model, max_grad_norm=1.0, use_ghost_clipping=True)
-    optimizer = DPOptimizerFastGradientClipping(
-        _sgd(wrapped), noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=len(batch[0])
-    )
+    bounds: Any = {"noise_multiplier": 1.0, "max_grad_norm": 1.0}  # Opacus' types say int
+    wrapped = GradSampleModuleFastGradientClipping(model, max_grad_norm=1, use_ghost_clipping=True)
+    optimizer = DPOptimizerFastGradientClipping(_sgd(wrapped), **bounds, expected_batch_size=len(batch[0]))
     criterion = DPLossFastGradientClipping(wrapped, optimizer, nn.CrossEntropyLoss(), "mean")
 
     def step() -> None:
@@ -152,6 +155,7 @@ def opacus_ghost(model: nn.Module, batch: Batch) -> Step:
 SUBJECTS: dict[str, Callable[[nn.Module, Batch], Step]] = {
     "plain": plain,
     "confide": confide("auto"),
+    "confide, torch's noise": confide("auto", keyed=False),
     "confide vmap": confide("vmap"),
     "confide loop": confide("loop"),
     "vmap": plain_vmap,
@@ -195,7 +199,7 @@ def times(workload: Workload, names: list[str], rounds: int) -> dict[str, str]:
             found[name] = f"{median(ratios):.2f}"
         except Exception as error:  # a peer may fail in any way; the table says so
             found[name] = f"fails ({type(error).__name__})"
-        print(f"  {name:18} {found[name]}", flush=True)
+        print(f"  {name:22} {found[name]}", flush=True)
     return found
 
 

@@ -64,6 +64,20 @@ def test_a_damaged_cache_is_no_choice(cache: Path) -> None:
         assert tuning._load() == {}
 
 
+def test_choices_of_another_process_are_kept(cache: Path) -> None:
+    tuning.choose_kernel(*arguments(16), ghost_allowed=True)
+    theirs = json.loads(cache.read_text()) | {"of another process": "loop"}
+    cache.write_text(json.dumps(theirs))
+    tuning.choose_kernel(*arguments(32), ghost_allowed=True)
+    assert set(theirs) < set(json.loads(cache.read_text()))
+
+
+def test_the_fastest_of_several_works_is_named() -> None:
+    """The works differ by a factor of 1,000, so that no load can turn them round."""
+    works = {"slow": lambda: sum(range(1_000_000)), "quick": lambda: sum(range(1_000))}
+    assert tuning.fastest(works, torch.device("cpu")) == "quick"
+
+
 def test_an_unknown_name_in_the_cache_is_chosen_anew(cache: Path) -> None:
     chosen = tuning.choose_kernel(*arguments(), ghost_allowed=True)
     cache.write_text(cache.read_text().replace(f'"{chosen}"', '"nonsense"'))

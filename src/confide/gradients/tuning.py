@@ -29,6 +29,7 @@ from confide.gradients.units import Units, squared_norms
 
 _GRAM_BYTES = 256_000_000
 _TURNS = 5
+_ENOUGH = 0.2  # seconds spent on one work
 _SMALL = 100_000  # multiply-adds below which timing costs more than the worst choice
 _mode: ContextVar[str | None] = ContextVar("confide_kernels", default=None)
 _chosen: dict[str, str] = {}
@@ -133,20 +134,25 @@ def _fastest(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, ghost_al
 def fastest(works: Mapping[str, Callable[[], object]], device: torch.device) -> str:
     """Name of the fastest of several equal works, each timed up to `_TURNS` times; the shortest counts.
 
-    The first turn warms up. On one CPU thread its own time counts, so that a busy machine does not choose.
+    The first turn warms up; long works get fewer turns. On one CPU thread its own time counts, so that a busy
+    machine does not choose.
     """
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if alone else time.perf_counter
     times = dict.fromkeys(works, math.inf)
+    spent = dict.fromkeys(works, 0.0)
     for turn in range(_TURNS):
         for name, work in works.items():
             if turn and times[name] > (4 if turn == 1 else 2) * min(times.values()):
+                continue
+            if turn > 1 and spent[name] > _ENOUGH:
                 continue
             _wait(device)
             began = clock()
             work()
             _wait(device)
             taken = clock() - began
+            spent[name] += taken
             times[name] = taken if turn < 2 else min(times[name], taken)
     return min(times, key=lambda name: times[name])
 
@@ -188,7 +194,8 @@ def _save() -> None:
         path = _file()
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(_chosen), encoding="utf-8")
+        # Another process may have added choices meanwhile.
+        part.write_text(json.dumps(_load() | _chosen), encoding="utf-8")
         part.replace(path)
     except OSError:
         return
