@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from confide.cli.main import run
 from confide.cli.sweep import LiveTable
@@ -93,18 +95,27 @@ def test_pages_are_written_without_running_anything(
 
 
 def test_time_left_is_by_the_cells_done_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 0.0, 0.0, 30.0])  # two made at the start, one cell began, then thirty seconds on
-    monkeypatch.setattr("confide.cli.sweep.time.monotonic", lambda: next(clock))
+    now = [0.0]
+    monkeypatch.setattr("confide.cli.sweep.time.monotonic", lambda: now[0])
     table = LiveTable(quiet=True)
     table.planned(5, 1)
     table.began("a")
     assert table.left() is None
-    for cell in ("a", "b"):
-        table.ended(
-            CellRecord(
-                grid="g", cell=cell, labels={}, digest="", status="finished", started=datetime.now(UTC),
-                seconds=1, experiment={},
-            )
-        )  # fmt: skip
+    now[0] = 30.0
+    table.ended(ended("a", "finished"))
+    table.began("c")
+    table.ended(ended("b", "failed"))
     # Two cells took 30 s, one was there before, two are left.
     assert table.left() == 30.0
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(table.picture())
+    shown = console.export_text()
+    assert "3 of 5 cells, 1 running, 1 failed, about 30 s left" in shown
+    assert "b" in shown and "it broke" in shown
+
+
+def ended(cell: str, status: Any) -> CellRecord:
+    return CellRecord(
+        grid="g", cell=cell, labels={}, digest="", status=status, started=datetime.now(UTC), seconds=1,
+        error="it broke" if status == "failed" else "", experiment={},
+    )  # fmt: skip

@@ -123,7 +123,7 @@ class LiveTable:
         self._running: dict[str, float] = {}
         self._done: list[CellRecord] = []
         self._start = time.monotonic()
-        self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2)
+        self._live = Live(console=self._console, get_renderable=self.picture, refresh_per_second=2)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -164,7 +164,8 @@ class LiveTable:
         to_do = self._cells - self._kept - len(self._done)
         return to_do * (time.monotonic() - self._start) / len(self._done)
 
-    def _table(self) -> Group:
+    def picture(self) -> Group:
+        """What the live table shows now."""
         failed = sum(record.status == "failed" for record in self._done)
         left = self.left()
         head = f"{self._kept + len(self._done)} of {self._cells} cells, {len(self._running)} running, "
