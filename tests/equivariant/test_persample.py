@@ -11,7 +11,6 @@ import torch
 from tests.equivariant.cases import ALL, C4, D4
 from torch import Tensor, nn
 
-import confide.equivariant.persample as persample
 from confide.equivariant import (
     O2,
     CyclicGroup,
@@ -22,6 +21,8 @@ from confide.equivariant import (
     SteerableConv2d,
     induced,
     irrep,
+    persample,
+    persample_norm,
     regular,
     trivial,
 )
@@ -119,6 +120,8 @@ def test_images_to_fields(rep: Representation, way: str) -> None:
     "layer",
     [
         FieldGroupNorm(FieldType(regular(C4), 4), 2),
+        FieldGroupNorm(FieldType(regular(D4), 4), 1, eps=0.1),
+        FieldGroupNorm(FieldType(induced(O2(), 0), 4), 4),
         FieldGroupNorm(FieldType(induced(O2(), 0, 1), 4), 2),
         FieldGroupNorm(FieldType(irrep(CyclicGroup(8), 1), 4), 2),
         NormNonlinearity(FieldType(induced(O2(), 0, 1), 4)),
@@ -156,8 +159,11 @@ def test_a_shared_layer_adds_its_gradients_before_the_norm() -> None:
 
 def test_partly_frozen_layers() -> None:
     for frozen in ("weight", "bias"):
-        layer = conv(regular(C4), regular(C4))
-        getattr(layer, frozen).requires_grad_(False)
+        layer = nn.Sequential(
+            conv(regular(C4), regular(C4)), FieldGroupNorm(FieldType(regular(C4), 3), 1).double()
+        )
+        getattr(layer[1], frozen).requires_grad_(False)
+        getattr(layer[0], frozen).requires_grad_(False)
         check(layer, torch.randn(3, 8, 6, 6, dtype=torch.float64))
 
 
@@ -175,6 +181,7 @@ def test_windows_of_one_sample_are_added_up() -> None:
 
 def test_the_rule_is_registered_and_leaves_nothing_behind() -> None:
     assert FORWARDS[SteerableConv2d] is persample.steerable_conv2d
+    assert FORWARDS[FieldGroupNorm] is persample_norm.field_group_norm
     layer = conv(regular(C4), regular(C4))
     check(layer, torch.randn(3, 8, 6, 6, dtype=torch.float64))
     assert "forward" not in vars(layer)

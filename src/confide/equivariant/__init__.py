@@ -18,8 +18,8 @@ Tensors are plain (B, C, H, W); each layer knows the `in_type` and `out_type` of
 
 from __future__ import annotations
 
-# `persample` registers the layers' rules with the gradient engine.
-from confide.equivariant import persample
+# These register the layers' rules with the gradient engine.
+from confide.equivariant import persample, persample_norm
 from confide.equivariant.dropout import FieldDropout
 from confide.equivariant.export import export
 from confide.equivariant.fields import FieldType, SteerableModule, SteerableSequential
@@ -65,6 +65,7 @@ __all__ = [
     "irrep",
     "parse_group",
     "persample",
+    "persample_norm",
     "quotient",
     "regular",
     "trivial",
