@@ -49,6 +49,8 @@ def test_a_single_layer_and_a_unet_export() -> None:
     assert near(export(model)(x), model(x))
     conv = next(m for m in model.modules() if isinstance(m, SteerableConv2d))
     assert type(export(conv)) is nn.Conv2d
+    sequence = next(m for m in model.modules() if isinstance(m, SteerableSequential))
+    assert type(export(sequence)) is nn.Sequential and type(export(sequence)[0]) is nn.Conv2d
 
 
 @pytest.mark.parametrize("group", GROUPS)

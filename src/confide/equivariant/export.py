@@ -20,11 +20,9 @@ def export(model: nn.Module) -> nn.Module:
     Args:
         model: Any module that holds steerable layers.
     """
-    if isinstance(model, SteerableModule):
-        return copy.deepcopy(model).export().eval()
-    exported = copy.deepcopy(model)
-    _replace(exported)
-    return exported.eval()
+    holder = nn.ModuleDict({"model": copy.deepcopy(model)})
+    _replace(holder)
+    return holder["model"].eval()
 
 
 def _replace(module: nn.Module) -> None:

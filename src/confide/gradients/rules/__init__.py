@@ -3,8 +3,9 @@
 
 Operations of torch itself have rules here, by function. A package that defines a layer needs none if the
 layer computes its weights from its parameters by torch functions and applies them by an operation that has
-a rule: a steerable convolution is recorded at the expanded filter, and its coefficient gradients follow by
-one batched vector-Jacobian product. A layer that does something else registers a rule of its own:
+a rule: a convolution with normalised weights is recorded at the filter it applies, and its parameters'
+gradients follow by one batched vector-Jacobian product. A layer that does something else registers a rule
+of its own:
 
 ```python
 @rule(MyLayer)
