@@ -167,7 +167,6 @@ def describe(
     import torch
 
     share = steps["load_ms_per_image"] / steps["step_ms_per_image"]
-    worst = max(shared["first_s"], originals["first_s"])
     return {
         "title": "Reading 5,840 chest X-rays",
         "command": "python -m benchmarks.ingest --data DATA",
@@ -183,9 +182,11 @@ def describe(
             for name, x in (("224×224 JPEG", shared), ("1,300×1,000 JPEG", originals))
         ],
         "bars": [
-            (
-                "a folder of 5,840 images at 224×224 in under 60 s on 2 cores: "
-                f"{'reached' if worst < 60 else 'missed'}, {worst:.1f} s at most"
+            *(
+                f"5,840 files of {name} read in at 224×224 in under 60 s on 2 cores: "
+                f"{'reached' if x['first_s'] < 60 else 'missed'}, {x['first_s']:.1f} s "
+                f"({x['first_cpu_s']:.1f} s of CPU time) at a load average of {load:.1f}"
+                for name, x in (("224×224", shared), ("1,300×1,000", originals))
             ),
             (
                 f"loading never limits a step: {'reached' if share < 0.05 else 'missed'}, a batch costs "
@@ -198,8 +199,7 @@ def describe(
                 f"CPU time an image: {steps['load_ms_per_image']:.3f} ms to load, "
                 f"{steps['step_ms_per_image']:.1f} ms for its clipped gradient; medians of 5."
             ),
-            f"The load average was {load:.1f} at the start."
-            + (" Wall times would be lower alone." if load > 1 else ""),
+            "Wall times of a loaded machine are upper bounds: two cores were shared with whatever else ran.",
         ],
     }
 
