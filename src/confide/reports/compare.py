@@ -143,7 +143,7 @@ def run_table(contents: Sequence[Content], links: Sequence[str]) -> Table:
         cells = [
             *([Cell(record.data.title or record.data.name, is_text=True)] if several else []),
             _epsilon_cell(content),
-            Cell(record.data.unit.value if content.claim is not None else DASH, is_text=True),
+            _unit_cell(content),
             *(metric_cell(name, content.results.metrics.get(name)) for name in COLUMNS),
             Cell(f"{record.model.parameters:,}", record.model.parameters),
             Cell(DASH) if seconds is None else Cell(duration(seconds), seconds),
@@ -153,6 +153,14 @@ def run_table(contents: Sequence[Content], links: Sequence[str]) -> Table:
     first = ("run", "data") if several else ("run",)
     caption = "Click a heading to sort by it"
     return Table(caption, (*first, *headings), tuple(rows), True, frozenset({"data", "unit"}))
+
+
+def _unit_cell(content: Content) -> Cell:
+    """Whom ε is about, and how it was counted."""
+    if content.claim is None:
+        return Cell(DASH, is_text=True)
+    g = content.claim.guarantee
+    return Cell(g.unit.value, is_text=True, range=f"{g.sampling}, {g.accountant.upper()}")
 
 
 def _epsilon_cell(content: Content) -> Cell:

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 from confide.experiments.record import Run, RunRecord
 from confide.privacy.guarantee import rounded_up
-from confide.reports import plots, tables
+from confide.reports import origin, plots, quality, tables
 from confide.reports.content import Comparison, Content, metric_names
-from confide.reports.numbers import difference_text, duration, metric_text, scientific
+from confide.reports.numbers import difference_text, metric_text, scientific
+from confide.reports.origin import Tile
 from confide.reports.samples import Sample
 from confide.reports.words import ATTACKER, MANY, ONE, adjacency_words, promise
 
@@ -23,15 +21,6 @@ _STATUS = {
     "exhausted": "stopped by the privacy budget",
     "failed": "failed",
 }
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One large figure with what it is."""
-
-    title: str
-    big: str
-    small: str
 
 
 def report_view(
@@ -68,17 +57,18 @@ def report_view(
         "heat": None if results.matrix is None else tables.heat(results.matrix, record.data.classes),
         "reliability": None if results.calibration is None else plots.reliability(content).shown(),
         "classes": tables.class_rows(results.classes) if classification and results.classes else None,
-        "class_gap": _class_gap(content),
+        "class_gap": quality.class_gap(content),
+        "calibrated": quality.calibrated(content),
         "subgroup_parts": [_subgroup(table) for table in results.subgroups],
         "samples": samples,
         "saliency": saliency,
         "samples_note": f"{_samples_note(saliency)} {why_no_saliency}".strip(),
         "diagnostics": inside,
         "diagnostics_note": _diagnostics_note(content.run),
-        "cost": _cost(record),
-        "command": _command(record),
-        "repeat": _repeat(record),
-        "provenance": _provenance(record),
+        "cost": origin.cost(record),
+        "command": origin.command(record),
+        "repeat": origin.repeat(record),
+        "provenance": origin.provenance(record),
     }
     if claim is not None:
         view |= {
@@ -229,19 +219,6 @@ def _why_nothing(run: Run) -> str:
     return f"it is {_STATUS[run.record.status]}, and the test set is opened once, after training."
 
 
-def _class_gap(content: Content) -> str:
-    known = [row for row in content.results.classes if row.sensitivity.defined]
-    if len(known) < 2:
-        return ""
-    best = max(known, key=lambda row: row.sensitivity.value)
-    worst = min(known, key=lambda row: row.sensitivity.value)
-    gap = 100 * (best.sensitivity.value - worst.sensitivity.value)
-    return (
-        f"Between classes it can: {best.name} is found in {100 * best.sensitivity.value:.1f}% of its images, "
-        f"{worst.name} in {100 * worst.sensitivity.value:.1f}%, a gap of {gap:.1f} points."
-    )
-
-
 def _subgroup(table: Any) -> dict[str, Any]:
     plot = plots.subgroup(table)
     return {
@@ -291,54 +268,3 @@ def _audit(record: RunRecord) -> str:
         refuted = "the claim is refuted, do not publish this model"
         return f"{said} That is more than the claim of {rounded_up(claimed)} allows: {refuted}."
     return f"{said} The claim of {rounded_up(claimed)} lies above that, as it must."
-
-
-def _cost(record: RunRecord) -> list[Tile]:
-    cost = record.cost
-    tiles: list[Tile] = []
-    if cost.seconds is not None:
-        step = f"{1000 * cost.seconds_per_step:.0f} ms a step" if cost.seconds_per_step is not None else ""
-        tiles.append(Tile("Time", duration(cost.seconds), step))
-    if cost.peak_memory_mb is not None:
-        tiles.append(Tile("Peak memory", f"{cost.peak_memory_mb / 1024:.1f} GB", cost.device))
-    energy = "not readable on this machine" if cost.energy_wh is None else "measured by the machine"
-    tiles.append(Tile("Energy", "unknown" if cost.energy_wh is None else f"{cost.energy_wh:.1f} Wh", energy))
-    tiles.append(Tile("Model", f"{record.model.parameters:,}", f"parameters, {record.model.name}"))
-    return tiles
-
-
-def _command(record: RunRecord) -> str:
-    """As typed, but for the folder that the program happens to lie in."""
-    if not record.command:
-        return "(not recorded)"
-    return shlex.join([PurePath(record.command[0]).name, *record.command[1:]])
-
-
-def _repeat(record: RunRecord) -> str:
-    if record.guarantee is None:
-        return (
-            "The same command with experiment.yaml of the run folder repeats the training; unless a seed was "
-            "given, its figures will differ a little."
-        )
-    if record.seed_policy == "operating system":
-        return (
-            "The same command with experiment.yaml of the run folder repeats the training with fresh "
-            "randomness: the guarantee is the same, the accuracy will differ a little. The same model cannot "
-            "come out again; its secret noise is what protects people."
-        )
-    return "The run was seeded: the same command, file and versions give the same model again."
-
-
-def _provenance(record: RunRecord) -> tables.Table:
-    data = record.data
-    rows = [(f"version of {name}", version) for name, version in sorted(record.versions.items())]
-    rows += [
-        ("data", data.title or data.name),
-        ("data fingerprint", data.fingerprint),
-        ("images", ", ".join(f"{count:,} {split}" for split, count in data.rows.items())),
-        ("classes", ", ".join(data.classes)),
-    ]
-    rows += [(name, text) for name, text in (("licence", data.licence), ("citation", data.citation)) if text]
-    rows += [(f"model option {key}", str(value)) for key, value in record.model.options.items()]
-    rows += [(f"training: {key}", str(value)) for key, value in record.training.items()]
-    return tables.plain("Where this came from", ("what", "value"), rows)
