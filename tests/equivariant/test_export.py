@@ -86,7 +86,8 @@ def test_torch_export_and_fullgraph_compilation(group: str) -> None:
 def test_onnx_gives_the_same_scores(group: str, steerable: bool, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="the `export` extra is not installed")
     pytest.importorskip("onnxscript", reason="the `export` extra is not installed")
-    model, x = network(group), torch.rand(2, 3, 16, 16)
+    # As initialised: random scales of the normalisations would amplify another order of sums.
+    model, x = ResNet9(3, 4, (2, 2, 4), group=group, scale_norm=True).eval(), torch.rand(2, 3, 16, 16)
     path = tmp_path / "model.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.onnx warns of its own deprecations
@@ -94,8 +95,7 @@ def test_onnx_gives_the_same_scores(group: str, steerable: bool, tmp_path: Path)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     scores = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
     wanted = model(x).detach()
-    # Another order of sums; an input of nearly constant value amplifies it in a normalisation.
-    assert float((torch.from_numpy(scores) - wanted).abs().max()) <= 1e-4 * float(wanted.abs().max())
+    assert float((torch.from_numpy(scores) - wanted).abs().max()) <= 5e-5 * float(wanted.abs().max())
 
 
 @pytest.mark.gpu
