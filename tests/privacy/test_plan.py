@@ -49,7 +49,7 @@ def test_calibration_agrees_with_the_reference_table(row: dict[str, str]) -> Non
     assert plan.epsilon() <= 7.42
 
 
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=1, deadline=None)
 @given(epsilon=st.floats(0.1, 20.0), batch_size=st.integers(5, 500), steps=st.integers(10, 3000))
 def test_calibration_never_overshoots_and_wastes_little(epsilon: float, batch_size: int, steps: int) -> None:
     plan = PrivacyPlan.for_budget(epsilon=epsilon, delta=1e-6, units=5000, batch_size=batch_size, steps=steps)
@@ -60,7 +60,9 @@ def test_calibration_never_overshoots_and_wastes_little(epsilon: float, batch_si
     )
 
 
-@pytest.mark.parametrize("sampling", [FixedSizeSampling(128, 5216), FullBatch()])
+@pytest.mark.parametrize(
+    "sampling", [pytest.param(FixedSizeSampling(128, 5216), marks=pytest.mark.slow), FullBatch()]
+)
 def test_calibration_works_for_every_scheme(sampling: FixedSizeSampling | FullBatch) -> None:
     size = round(sampling.rate(5216) * 5216)
     plan = PrivacyPlan.for_budget(**BUDGET | {"batch_size": size}, sampling=sampling)
@@ -95,7 +97,8 @@ def test_calibration_works_for_every_scheme(sampling: FixedSizeSampling | FullBa
         {"sampling": FullBatch()},
         {"sampling": FixedSizeSampling(128, 5000)},
         {"sampling": PoissonSampling(0.5)},
-        {"releases": (Release("loss", 0.5),)},
+        # Full batches calibrate fastest; only then is it known that nothing is left for the gradient.
+        {"releases": (Release("loss", 0.5),), "batch_size": 5216, "sampling": FullBatch()},
     ],
     ids=str,
 )

@@ -16,6 +16,7 @@ import random
 import select
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,8 @@ def kill_once(folder: Path) -> int:
         os.close(reading)
         try:
             train(folder, writing)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(9)
     os.close(writing)
