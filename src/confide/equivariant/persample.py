@@ -144,7 +144,7 @@ def choose_way(layer: SteerableConv2d, x: Tensor, grad: Tensor, filters: Tensor,
         return _guess(layer, grad)
     rows = 1 << (len(x).bit_length() - 1)  # batch sizes within a power of two share one choice
     key = repr((
-        "steerable",
+        "steerable convolution",
         str(layer.in_type),
         str(layer.out_type),
         (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.frequency_cutoff),
@@ -170,6 +170,8 @@ def _fastest(layer: SteerableConv2d, x: Tensor, grad: Tensor, filters: Tensor) -
     source = torch.Generator(x.device).manual_seed(1)  # its own: timing must not move the training's numbers
     x, grad = (torch.empty_like(t).normal_(generator=source) for t in (x, grad))
     units = Units.of(None, len(x), x.device)
+    # Chosen beforehand, lest the choice of a kernel be taken for the work of the first way.
+    choose_kernel(x, grad, filters, conv_shape(layer), ghost_allowed=False)
 
     def work(way: str) -> Tensor:
         return squared_norms(coefficient_gradients(layer, x, grad, filters, units, way))
