@@ -80,10 +80,8 @@ def test_the_digits_of_the_noise_have_their_exact_probability(scale: float) -> N
     with mpmath.workprec(500):
         for digit, coin in enumerate(coins):
             exact = 1 / (1 + mpmath.exp(mpmath.mpf(2) ** digit / mpmath.mpf(scale)))
-            assert (
-                0 <= exact * mpmath.mpf(2) ** 272 - coin < 1 + mpmath.mpf(2) ** -20
-                or (coin == 0
-                and exact < 2**-272)
+            assert 0 <= exact * mpmath.mpf(2) ** 272 - coin < 1 + mpmath.mpf(2) ** -20 or (
+                coin == 0 and exact < 2**-272
             )
         for k in (0, 1, 5, 30):
             together = mpmath.mpf(1)
