@@ -45,7 +45,7 @@ REMARKS = [
     "Bounds on a run: medians of 9 runs (the slow ones: 3, pneumonia: 1) of the whole plan, at 95% each.",
     "Noise, sampling and verdict: one audit of at most 200 steps, 95% over all its bounds.",
     "The reference simulated the mechanism once, with other schedules at the low claims: digits differ.",
-    "The low claim is q = 0.1, T = 100, σ = 8.25. There one run's bound scatters by about 0.2: noise / 2 is missed.",
+    "The low claim is q = 0.1, T = 100, σ = 8.25. One run there scatters by about 0.2: noise / 2 is missed.",
     "Noise / 4 was found by it in 4 of 8 runs (11 of 20 of a plain simulation). The step audit finds both.",
     "The pneumonia plan's n = 5216 is declared; 640 real rows train, which the canaries do not notice.",
 ]

@@ -76,7 +76,8 @@ class SideBySide:
     def weighted(self, factors: Tensor, bad: Tensor) -> list[Tensor]:
         """Σ_u factors_up·g_up, flat, a tensor for each parameter; factors (U, P)."""
         values = without_rows(self._values, bad)
-        return list((factors[:, self._owner] * values).sum(0).split(self._sizes))
+        total = (factors[:, self._owner] * values).sum(0)
+        return list(torch.split(total, self._sizes))
 
 
 @dataclass

@@ -122,5 +122,5 @@ def outlined(
 
     grey = image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)
     drawn = grey.copy()
-    drawn[mask & ~binary_erosion(mask)] = colour
+    drawn[mask & ~np.asarray(binary_erosion(mask), dtype=np.bool_)] = colour
     return drawn
