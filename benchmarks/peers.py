@@ -284,7 +284,7 @@ def write(rows: list[list[str]], rounds: int) -> None:
                 "ratios (at most): on a busy machine differences below a tenth mean little."
             ),
             (
-                "confide's step includes the noise of the run's key (ChaCha20, float64, drawn in the step); "
+                "confide's step includes the noise of the run's key (AES-256-CTR, float64, in the step); "
                 "the peers draw from torch's generator."
             ),
             "Memory: high-water mark of two steps in a fresh process above network and batch.",

@@ -51,7 +51,7 @@ class RayCluster:
             ConfigError: If there is no cluster at the address.
         """
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise MissingExtraError("ray", "sweep", "--engine ray") from None
         try:
