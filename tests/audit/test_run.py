@@ -168,22 +168,27 @@ def test_black_box_charges_every_step_and_is_consistent(subject: Subject) -> Non
 
 
 def test_black_box_recognises_what_an_unprotected_model_memorises(subject: Subject) -> None:
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(36, 256), torch.nn.Tanh(), torch.nn.Linear(256, 2)
-    )
     plan = replace(subject.plan, noise_multiplier=1e-3, sampling_rate=1.0, sampling=FullBatch(), steps=150)
     loud = replace(
         subject,
-        model=model,
         plan=plan,
         clipping=100.0,
         dataset=(subject.dataset[0][:60], subject.dataset[1][:60]),
         optimizer=lambda m: torch.optim.SGD(m.parameters(), 5.0),
     )
-    seen = rehearse_black_box(loud, torch.randn(60, 1, 6, 6), torch.randint(0, 2, (60,)))
-    inside, outside = seen.scores[seen.included], seen.scores[~seen.included]
-    assert (inside[:, None] > outside[None, :]).mean() > 0.8
+    found = []
+    for _ in range(4):
+        model = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(36, 256), torch.nn.Tanh(), torch.nn.Linear(256, 2)
+        )
+        seen = rehearse_black_box(
+            replace(loud, model=model), torch.randn(60, 1, 6, 6), torch.randint(0, 2, (60,))
+        )
+        inside, outside = seen.scores[seen.included], seen.scores[~seen.included]
+        found.append(float((inside[:, None] > outside[None, :]).mean()))
+    # 25 repeats gave 0.81 ± 0.06, so a mean of four is below 0.65 less than once in a million times; an attack
+    # that sees nothing has 0.5 ± 0.04.
+    assert sum(found) / len(found) > 0.65
 
 
 def test_wrong_labels_are_wrong() -> None:

@@ -39,8 +39,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if asked else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: self.server.limit])
+        # Counted first: the client may be done before this thread goes on.
         self.server.sent += len(body[: self.server.limit])
+        self.wfile.write(body[: self.server.limit])
 
     def log_message(self, format: str, *args: object) -> None:
         pass
