@@ -186,8 +186,8 @@ def test_black_box_recognises_what_an_unprotected_model_memorises(subject: Subje
         )
         inside, outside = seen.scores[seen.included], seen.scores[~seen.included]
         found.append(float((inside[:, None] > outside[None, :]).mean()))
-    # 25 repeats gave 0.81 ± 0.06, so a mean of four is below 0.65 less than once in a million times; an attack
-    # that sees nothing has 0.5 ± 0.04.
+    # 25 repeats gave 0.81 ± 0.06, so a mean of four is below 0.65 less than once in a million times; an
+    # attack that sees nothing has 0.5 ± 0.04.
     assert sum(found) / len(found) > 0.65
 
 
