@@ -18,6 +18,7 @@ SHAPES = [
     (8, 16, 7, 3, 1, 1, 1),
     (16, 8, 8, 3, 2, 1, 1),
     (8, 8, 6, 1, 1, 0, 1),
+    (1, 1, 6, 3, 1, 1, 1),
     (8, 16, 7, 3, 1, 0, 4),
 ]
 
@@ -45,13 +46,16 @@ def row_by_row(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape) -> Ten
 @pytest.mark.parametrize(
     "labels", [None, [4, 4, 1, 1, 9, 9], [1, 1, 1, 2, 2, 3]], ids=["rows", "pairs", "uneven"]
 )
-def test_float32_kernels(name: str, shape: tuple[int, ...], labels: list[int] | None) -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+def test_float32_kernels(
+    name: str, shape: tuple[int, ...], labels: list[int] | None, layout: torch.memory_format
+) -> None:
     x, grad, weight, constants = arguments(shape, 6)
     if not fits(name, x, weight, constants):
         pytest.skip("another kernel covers this shape")
     order = torch.tensor(labels).argsort(stable=True) if labels else torch.arange(6)
     units = Units.of(torch.tensor(labels)[order] if labels else None, 6, x.device)
-    x, grad = x[order], grad[order]
+    x, grad = (t[order].contiguous(memory_format=layout) for t in (x, grad))
     rows = row_by_row(x, grad, weight, constants)
     expected = torch.stack([rows[units.index == u].sum(0) for u in range(units.count)])
     got = weight_gradient(name, x, grad, weight, constants, units)

@@ -134,7 +134,7 @@ def by_rows(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Un
     high, wide = weight.shape[2:]
     (top, left), (rows_out, columns_out) = shape.padding, grad.shape[2:]
     count, channels, pitch = len(x), x.shape[1], x.shape[3] + 2 * left
-    flat = F.pad(x, (left, left, top, top + 1)).flatten(2)
+    flat = F.pad(x, (left, left, top, top + 1)).flatten(2).contiguous()  # from channels last, too
     size, length = flat.shape[2], rows_out * pitch
     total = length + (high - 1) * pitch
     spread = flat.as_strided((count, wide, channels, total), (channels * size, 1, size, 1))

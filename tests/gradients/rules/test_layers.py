@@ -148,3 +148,16 @@ def test_a_loss_may_use_parameters_itself(agrees: Any) -> None:
         return model(batch[0]).square().mean(1) * batch[1] + 0.1 * model.weight.square().sum()
 
     agrees(nn.Linear(3, 4), torch.randn(5, 3), loss=loss)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (2, 1), (4, 4)])
+def test_group_norm_between_convolutions(
+    channels: int, groups: int, layout: torch.memory_format, agrees: Any
+) -> None:
+    """One channel is laid out in both formats at once, and its weight repeated has a stride of zero."""
+    model = nn.Sequential(
+        nn.Conv2d(2, channels, 3), nn.GroupNorm(groups, channels), nn.ReLU(), nn.Conv2d(channels, 2, 3)
+    )
+    agrees(model, torch.randn(5, 2, 7, 6).to(memory_format=layout))
+    agrees(nn.Sequential(nn.GroupNorm(1, 1), nn.Conv2d(1, 2, 3)), torch.randn(5, 1, 7, 6))

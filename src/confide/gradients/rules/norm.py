@@ -55,11 +55,13 @@ class GroupNorm(torch.autograd.Function):
         with unseen():
             recorder: Recorder = ctx.recorder
             rows, channels = x.shape[:2]
-            scale = ctx.weight.detach().to(x.dtype).expand(rows, channels).reshape(-1)
+            # Laid out in full: the kernel reads its memory without asking for strides.
+            scale = ctx.weight.detach().to(x.dtype).repeat(rows)
             flat = (1, rows * channels, x[0, 0].numel(), rows * ctx.groups)
             need, by_weight, by_bias = _native_backward(
-                grads[0].to(x.dtype).contiguous(),
-                x,
+                # Flat: a tensor of one channel would be taken for channels last, and read across samples.
+                grads[0].to(x.dtype).reshape(1, rows * channels, -1),
+                x.reshape(1, rows * channels, -1),
                 mean.view(1, -1),
                 rstd.view(1, -1),
                 scale,
