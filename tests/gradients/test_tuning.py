@@ -43,6 +43,15 @@ def test_every_candidate_is_timed(cache: Path, monkeypatch: pytest.MonkeyPatch) 
     assert list(json.loads(cache.read_text()).values()) == [chosen]
 
 
+def test_a_wrong_kernel_is_never_chosen(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(x: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, *rest: object) -> torch.Tensor:
+        return torch.zeros(len(x), *weight.shape)
+
+    for name in set(KERNELS) - {"loop"}:
+        monkeypatch.setitem(KERNELS, name, nothing)
+    assert tuning.choose_kernel(*arguments(), ghost_allowed=False) == "loop"
+
+
 def test_sizes_of_poisson_batches_share_a_choice(cache: Path) -> None:
     for rows in (16, 17, 31, 24):
         tuning.choose_kernel(*arguments(rows), ghost_allowed=True)
