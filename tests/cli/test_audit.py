@@ -68,16 +68,18 @@ def test_an_honest_run_passes_and_its_record_says_so(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     claim = RunRecord.load(trained).guarantee
-    code, out, _ = call(capsys, str(trained), *QUICK)
-    assert code == 0 and "Consistent with the claim" in " ".join(out.split())
+    code, out, err = call(capsys, str(trained), *QUICK)
+    assert code == 0, err
+    assert "Consistent with the claim" in " ".join(out.split())
     record = RunRecord.load(trained)
     assert record.guarantee == claim and record.audit is not None
     assert not record.audit.refuted and record.audit.confidence == 0.95
     assert {bound.method for bound in record.audit.bounds} >= {"noise", "sampling", "run, any mechanism"}
     assert record.audit.epsilon_lower_bound <= record.guarantee["epsilon"]
-    code, out, _ = call(capsys, str(trained), *QUICK, "--json")
+    code, out, err = call(capsys, str(trained), *QUICK, "--json")
+    assert code == 0, err
     answer = json.loads(out)
-    assert code == 0 and answer["claim"]["delta"] == 1e-5 and answer["steps"] == 2
+    assert answer["claim"]["delta"] == 1e-5 and answer["steps"] == 2
 
 
 def test_broken_noise_is_refuted_and_the_report_warns(

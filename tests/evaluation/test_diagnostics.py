@@ -59,7 +59,7 @@ def test_equals_one_unit_at_a_time(model: nn.Module, batch: Batch, units: list[i
     found = diagnostics(model, loss, batch, FlatClipping(bound), units=torch.tensor(units))
     # A few of 471 entries may lie within rounding of the threshold.
     assert found.sparsity == pytest.approx(np.mean(small), abs=3 / 471)
-    assert found.sparsity > 0.1
+    assert found.sparsity > 0  # dead units: how many is left to the initial weights
     assert found.clip_fraction == np.mean([norm > bound for norm in norms])
     edges = found.norms.edges
     expected = [sum(low <= norm < high for norm in norms) for low, high in pairwise(edges)]
