@@ -158,7 +158,7 @@ NETWORKS = (
         (32, 32),
         dense=True,
     ),
-    *_both("SwinUNETR", _segmenter("SwinUNETR", feature_size=12), (64, 32), dense=True),
+    *_both("SwinUNETR", _segmenter("SwinUNETR", feature_size=12), (64, 64), dense=True),
     *_both("VNet", _segmenter("VNet"), (32, 32), dense=True),
     *_both(
         "DynUNet",

@@ -5,22 +5,27 @@ way of use."""
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]
+from torch.utils._pytree import tree_map
 
-from confide.errors import UnsupportedLayerError
+from confide.errors import ConfideError, UnsupportedLayerError
 from confide.gradients.fallback import Method, Part, by_loop
+from confide.gradients.recorder import Unsupported
 from confide.gradients.reference import Loss, pick
 from confide.gradients.tuning import kernels
 from confide.gradients.units import Clip, Units
+
+_Verdict = Literal["agrees", "differs", "mixes"]
 
 
 def refuse_mixing(model: nn.Module) -> None:
@@ -85,46 +90,89 @@ def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units:
     """Whether a method gives the one-by-one oracle's norms on the rows of two units; dropout is off
     meanwhile.
 
-    A model that is random all the same cannot be judged and passes.
+    Random numbers stand for the rows' floating-point ones. What is refused, and which method is taken, must
+    not follow from anybody's image; and an image of one grey makes normalisation a matter of rounding. Only a
+    loss that cannot take such numbers is judged on the rows themselves.
+
+    A model that is random all the same cannot be judged and passes. Before a model is found wanting, a copy of
+    it is judged in float64: narrow normalisation can blow float32's rounding up to any size.
 
     Raises:
         UnsupportedLayerError: If a sample's loss depends on what else is in the batch.
     """
-    rows = (units.index < 2).nonzero()[:, 0]
     if units.count < 2:
         return True
+    rows = (units.index < 2).nonzero()[:, 0]
     few = pick(batch, rows)
-    theirs_units = Units.of(units.index[rows], len(rows), units.index.device)
-    with torch.random.fork_rng(), _without_dropout(model), kernels("model"):
-        ours = method(model, loss, few, theirs_units, clip)
-        once = by_loop(model, loss, few, theirs_units, clip)
-        if _close(ours.losses, once.losses) and _close(ours.norms, once.norms):
-            return True
-        again = by_loop(model, loss, few, theirs_units, clip)
-    if not _same(once, again):
-        return True
-    # A loss near zero is the difference of large scores, so its rounding does not shrink with it.
-    if not _close(ours.losses, once.losses, least=_SCORES):
+    owners = Units.of(units.index[rows], len(rows), units.index.device)
+    with torch.random.fork_rng():
+        stand_in = tree_map(_random, few)
+    try:
+        verdict = _verdict(method, model, loss, stand_in, owners, clip)
+    except (ConfideError, Unsupported):
+        raise
+    except Exception:
+        verdict = None
+    if verdict is None:
+        verdict = _verdict(method, model, loss, few, owners, clip)
+    if verdict == "mixes":
         raise UnsupportedLayerError(
             "the loss of a sample changes with the other samples of its batch, so no per-sample gradient "
             "exists",
             remedy="confide.inspect(model) names the layer, confide.repair(model) replaces it. If the loss "
             "itself averages over the batch, let it return one value per sample.",
         )
-    return False
+    return verdict != "differs"
 
 
-# Losses are held against this scale at least.
-_SCORES = 0.01
+def _random(leaf: object) -> object:
+    """Numbers in [0, 1) in place of a floating-point tensor: such targets of some losses must lie there."""
+    floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
+    return torch.rand_like(leaf) if isinstance(leaf, Tensor) and floating else leaf
 
 
-def _close(ours: Tensor, theirs: Tensor, least: float = 1e-12) -> bool:
+def _verdict(
+    method: Method, model: nn.Module, loss: Loss, few: Any, owners: Units, clip: Clip
+) -> _Verdict | None:
+    """What `_judged` says, in float64 if that can be had wherever it would be held against the model."""
+    verdict = _judged(method, model, loss, few, owners, clip)
+    if verdict in (None, "agrees"):
+        return verdict
+    try:
+        exact, rows = copy.deepcopy(model).double(), tree_map(_doubled, few)
+        return _judged(method, exact, loss, rows, owners, clip) or verdict
+    except Exception:  # a copy or its loss may fail in any way; float32's word then stands
+        return verdict
+
+
+def _doubled(leaf: object) -> object:
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+
+def _judged(
+    method: Method, model: nn.Module, loss: Loss, few: Any, owners: Units, clip: Clip
+) -> _Verdict | None:
+    """Whether the method agrees with the oracle, differs, or the model mixes; None: no loss is finite."""
+    with torch.random.fork_rng(), _without_dropout(model), kernels("model"):
+        ours = method(model, loss, few, owners, clip)
+        once = by_loop(model, loss, few, owners, clip)
+        if not bool(once.losses.isfinite().any()):
+            return None
+        if _close(ours.losses, once.losses) and _close(ours.norms, once.norms):
+            return "agrees"
+        again = by_loop(model, loss, few, owners, clip)
+    if not _same(once, again):
+        return "agrees"
+    return "differs" if _close(ours.losses, once.losses) else "mixes"
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
     """Equal up to what float32 or autocast in two orders of summation may differ; NaN equals NaN."""
     finite = theirs.isfinite()
     if not bool(finite.any()):
         return True
     loose = 0.05 if torch.is_autocast_enabled(theirs.device.type) else 1e-3
-    scale = theirs[finite].abs().max().clamp_min(least)
+    scale = theirs[finite].abs().max().clamp_min(1e-12)
     return bool(((ours - theirs)[finite].abs() <= loose * scale).all())
 
 

@@ -155,7 +155,8 @@ def _agreeing(
         if torch.allclose(got, expected, rtol=1e-3):
             agreeing.append(name)
         else:
-            _log.warning("kernel %s is wrong for %s on inputs %s; not used", name, shape, tuple(x.shape))
+            # Not how many rows there are: that is the size of a batch.
+            _log.warning("kernel %s is wrong for %s on inputs %s; not used", name, shape, tuple(x.shape[1:]))
     return agreeing
 
 

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model is judged by its own behaviour: whose images happen to come first must not decide."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from confide.errors import UnsupportedLayerError
+from confide.gradients.engine import clipped_gradient
+from confide.models import ResNet9
+
+Batch = tuple[Tensor, Tensor]
+
+
+def loss(model: nn.Module, batch: Batch) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+class Mixing(nn.Module):
+    """Takes the mean over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return self.head(flat - flat.mean(0, keepdim=True))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_images_of_one_grey_or_of_nothing_do_not_refuse_a_sound_model(value: float) -> None:
+    # Normalisation of a constant image divides rounding by rounding, and each batch rounds in its own way.
+    batch = torch.full((2, 1, 28, 28), value), torch.tensor([0, 1])
+    for _ in range(40):
+        model = ResNet9(in_channels=1, classes=2, widths=(2, 4, 4))
+        out = clipped_gradient(model, loss, batch, clip_norm=1.0)
+        assert all(bool(total.isfinite().all()) for total in out.sums.values())
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, float("nan")])
+def test_a_model_that_mixes_is_refused_whatever_the_first_images_are(value: float) -> None:
+    # All images alike: only other numbers in their place show that they are mixed.
+    batch = torch.full((4, 1, 8, 8), value), torch.tensor([0, 1, 2, 0])
+    with pytest.raises(UnsupportedLayerError, match="changes with the other samples"):
+        clipped_gradient(Mixing(), loss, batch, clip_norm=1.0)
+
+
+def test_a_loss_that_takes_only_its_own_numbers_is_judged_on_them() -> None:
+    def strict(model: nn.Module, batch: Batch) -> Tensor:
+        if not bool((batch[0] > 5).all()):
+            raise ValueError("only numbers above five")
+        return loss(model, batch)
+
+    images = 6 + torch.rand(4, 1, 8, 8)
+    with pytest.raises(UnsupportedLayerError, match="changes with the other samples"):
+        clipped_gradient(Mixing(), strict, (images, torch.tensor([0, 1, 2, 0])), clip_norm=1.0)
+    out = clipped_gradient(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+        strict,
+        (images, torch.tensor([0, 1, 2, 0])),
+        clip_norm=1.0,
+    )
+    assert out.norms.shape == (4,)
