@@ -46,8 +46,8 @@ def floating_point(count: int, times: int) -> list[list[Any]]:
         row("torch.randn, float32", count, times, lambda _: torch.randn(count)),
         row("keystream alone", count, times, lambda stream: stream.bytes(8 * count)),
         row("normals, float64", count, times, lambda stream: standard_normals(stream, count)),
-        row("as in a step", count, times, lambda stream: noise.add(sums, stream)),
-        row("as in a step, drawn ahead", count, times, lambda _: noise.add_drawn(sums, drawn)),
+        row("as in a step", count, times, lambda stream: noise.add_(sums, stream)),
+        row("as in a step, drawn ahead", count, times, lambda _: noise.add_drawn_(sums, drawn)),
     ]
 
 

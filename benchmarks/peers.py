@@ -71,7 +71,7 @@ def confide(method: str, *, keyed: bool = True) -> Callable[[nn.Module, Batch], 
         def step() -> None:
             out = clipped_gradient(model, losses, batch, clip_norm=1.0, method=method)
             if keyed:
-                noisy = noise.add(out.sums, key.stream("noise", step=next(steps)))
+                noisy = noise.add_(out.sums, key.stream("noise", step=next(steps)))
             else:
                 noisy = {name: value + torch.randn_like(value) for name, value in out.sums.items()}
             for name, value in noisy.items():

@@ -265,7 +265,7 @@ MUTANTS = (
         (
             (
                 "confide.training.mechanism",
-                "            statistics |= side.add({name: contribution.statistics[name]}, stream)\n",
+                "            statistics |= side.add_({name: contribution.statistics[name]}, stream)\n",
                 "            statistics |= {name: contribution.statistics[name]}\n",
             ),
         ),
@@ -377,9 +377,9 @@ MUTANTS = (
         (
             (
                 "confide.training.mechanism",
-                "sums = noise.add(contribution.sums, self._stream(step))\n",
+                "sums = noise.add_(contribution.sums, self._stream(step))\n",
                 "given = contribution.sums.items()\n"
-                "            sums = {n: noise.add({n: t}, self._stream(step))[n] for n, t in given}\n",
+                "            sums = {n: noise.add_({n: t}, self._stream(step))[n] for n, t in given}\n",
             ),
         ),
         _MECHANISM + "test_noise_of_steps_and_parameters_is_uncorrelated",
@@ -606,7 +606,7 @@ MUTANTS = (
         (
             (
                 "confide.training.mechanism",
-                "            sums = noise.add(contribution.sums, self._stream(step))\n",
+                "            sums = noise.add_(contribution.sums, self._stream(step))\n",
                 "            sums = contribution.sums\n",
             ),
         ),

@@ -10,6 +10,7 @@ the noise of a step: the key lives in memory for one run and is never written.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import CipherContext
 
 KEY_BYTES = 32
+SPARE = 15  # bytes that the cipher wants behind what it writes
 
 
 class RunKey:
@@ -89,6 +91,11 @@ class RunKey:
         self.__reduce__()
 
 
+@functools.lru_cache(maxsize=4)
+def _zeros(count: int) -> bytes:
+    return bytes(count)
+
+
 class Stream:
     """Random numbers from one keystream; each call goes on where the last one stopped."""
 
@@ -103,6 +110,15 @@ class Stream:
     def bytes(self, count: int) -> bytes:
         """The next bytes of the keystream."""
         return self.__cipher.update(bytes(count))
+
+    def fill(self, room: bytearray, count: int) -> NDArray[np.uint64]:
+        """The next uniform 64-bit integers, (count,), written to `room` of 8·count + `SPARE` bytes at least.
+
+        They are a view of `room`, which a caller may use again and again: fresh memory costs more than the
+        numbers.
+        """
+        self.__cipher.update_into(_zeros(8 * count), memoryview(room)[: 8 * count + SPARE])
+        return np.frombuffer(room, dtype="<u8", count=count)
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """Uniform 64-bit integers, (count,)."""

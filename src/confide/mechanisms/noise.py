@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,11 +27,10 @@ from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from confide.errors import InputError, PlanError
-from confide.mechanisms.keys import Stream
+from confide.mechanisms.keys import SPARE, Stream
 
 # Numbers are made in pieces that stay in the cache. Part of the stream's meaning: changing it changes the
 # noise.
@@ -43,33 +42,38 @@ ROUNDING = 1e-6
 def standard_normals(stream: Stream, count: int) -> Tensor:
     """Independent N(0, 1) in float64 on the CPU, (count,); a function of the stream only."""
     out = torch.empty(count, dtype=torch.float64)
-    for start in range(0, count, PIECE):
-        piece = out[start : start + PIECE]
-        piece.copy_(_piece(stream, len(piece)))
+    begin = 0
+    for piece in _pieces(stream, count):
+        out[begin : begin + len(piece)] = piece
+        begin += len(piece)
     return out
 
 
-def _piece(stream: Stream, count: int) -> Tensor:
-    """The next `count` normals, at most `PIECE`; always consumes whole pairs."""
-    half = (count + 1) // 2
-    words = stream.words(2 * half)
-    angle = torch.from_numpy(words[half:].view(np.int64).astype(np.float64)).mul_(math.pi * 2.0**-63)
-    radius = torch.from_numpy(_radius(words[:half]))
-    out = torch.empty(2 * half, dtype=torch.float64)
-    torch.mul(radius, torch.cos(angle), out=out[:half])
-    torch.mul(radius, angle.sin_(), out=out[half:])
-    return out[:count]
+def _pieces(stream: Stream, count: int) -> Generator[Tensor]:
+    """`count` normals in pieces of `PIECE`, each to be used before the next is asked for: all are written to
+    one place, which stays in the cache."""
+    most = (min(count, PIECE) + 1) // 2
+    room = bytearray(16 * most + SPARE)
+    normals = torch.empty(2 * most, dtype=torch.float64)
+    scratch = torch.empty(2, most, dtype=torch.float64)
+    for begin in range(0, count, PIECE):
+        size = min(PIECE, count - begin)
+        half = (size + 1) // 2  # always whole pairs
+        words = torch.from_numpy(stream.fill(room, 2 * half).view(np.int64))
+        radius, angle = _radius(words[:half], scratch[0, :half]), scratch[1, :half]
+        angle.copy_(words[half:]).mul_(math.pi * 2.0**-63)
+        torch.cos(angle, out=normals[:half]).mul_(radius)
+        torch.sin(angle, out=normals[half : 2 * half]).mul_(radius)
+        yield normals[:size]
 
 
-def _radius(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """√(−2·log u), u uniform on the (k + ½)·2⁻⁶³ of (0, 1], so that the logarithm is finite."""
-    radius = (words >> np.uint64(1)).astype(np.float64)
-    radius += 0.5
-    radius *= 2.0**-63
-    np.log(radius, out=radius)
-    radius *= -2.0
-    np.sqrt(np.maximum(radius, 0.0, out=radius), out=radius)
-    return radius
+def _radius(words: Tensor, out: Tensor) -> Tensor:
+    """√(−2·log u), u uniform on the (k + ½)·2⁻⁶³ of (0, 1], so that the logarithm is finite.
+
+    words: (n,) int64 of random bits, overwritten; the result is written to `out` (n,).
+    """
+    out.copy_(words.bitwise_and_(2**63 - 1))
+    return out.add_(0.5).mul_(2.0**-63).log_().mul_(-2.0).clamp_min_(0.0).sqrt_()
 
 
 @dataclass(frozen=True)
@@ -98,55 +102,55 @@ class GaussianNoise:
         """Standard deviation that one rank adds."""
         return self.stddev * (1 + ROUNDING) / math.sqrt(self.ranks)
 
-    def add(self, sums: dict[str, Tensor], stream: Stream) -> dict[str, Tensor]:
-        """Noisy copies of the sums, each of its own shape, dtype and device.
+    def add_(self, sums: dict[str, Tensor], stream: Stream) -> dict[str, Tensor]:
+        """Add noise to sums in place; one that is not contiguous is replaced by a noisy copy.
 
         The stream is cut into one part for each name, in order, so that no two coordinates share a number.
         """
-        return self._add(sums, lambda start, count: _piece(stream, count))
+        return self._add(sums, _pieces(stream, _count(sums)))
 
-    def add_drawn(self, sums: dict[str, Tensor], normals: Tensor) -> dict[str, Tensor]:
-        """`add`, with the stream's `standard_normals` drawn beforehand. They must never be used again.
+    def add_drawn_(self, sums: dict[str, Tensor], normals: Tensor) -> dict[str, Tensor]:
+        """`add_`, with the stream's `standard_normals` drawn beforehand. They are used up.
 
         Raises:
             InputError: If there is not one number for each coordinate.
         """
-        count = sum(tensor.numel() for tensor in sums.values())
-        if normals.shape != (count,):
-            raise InputError(f"{tuple(normals.shape)} normals were drawn for {count} coordinates")
-        return self._add(sums, lambda start, count: normals[start : start + count])
+        if normals.shape != (_count(sums),):
+            raise InputError(f"{tuple(normals.shape)} normals were drawn for {_count(sums)} coordinates")
+        return self._add(sums, normals.split(PIECE))
 
-    def _add(self, sums: dict[str, Tensor], normals: Callable[[int, int], Tensor]) -> dict[str, Tensor]:
+    def _add(self, sums: dict[str, Tensor], pieces: Iterable[Tensor]) -> dict[str, Tensor]:
         """Piece by piece, so that the numbers are used while they are in the cache."""
-        # Neighbours of one dtype and device are copied into one long vector: a network has many small
-        # parameters, and noise should cost by its numbers, not by their grouping.
-        groups = itertools.groupby(sums.values(), key=lambda tensor: (tensor.dtype, tensor.device))
-        runs = [list(run) for _, run in groups]
-        flat = [torch.cat([tensor.detach().reshape(-1) for tensor in run]) for run in runs]
-        total = sum(len(vector) for vector in flat)
-        places = _places(flat, total)
-        for start in range(0, total, PIECE):
-            scaled = normals(start, min(PIECE, total - start)) * self.share
-            for tensor, first, last in places[start // PIECE]:
-                part, scaled = scaled[: last - first], scaled[last - first :]
-                tensor[first:last] += part.to(tensor.device, tensor.dtype)
-        parts: list[Tensor] = []
-        for run, vector in zip(runs, flat, strict=True):
-            parts += vector.split([tensor.numel() for tensor in run])
-        return {
-            name: part.view(tensor.shape) for (name, tensor), part in zip(sums.items(), parts, strict=True)
-        }
+        noisy = {name: tensor.detach().contiguous() for name, tensor in sums.items()}
+        places = _places([tensor.view(-1) for tensor in noisy.values()])
+        for piece, stretches in zip(pieces, places, strict=True):
+            scaled = piece.mul_(self.share)
+            # Neighbours of one dtype and device take one call: a network has many small parameters, and
+            # noise should cost by its numbers, not by their grouping.
+            for (dtype, device), run in itertools.groupby(stretches, key=lambda t: (t.dtype, t.device)):
+                targets = list(run)
+                sizes = [len(target) for target in targets]
+                part, scaled = scaled[: sum(sizes)], scaled[sum(sizes) :]
+                parts = part.to(device, dtype).split(sizes)
+                torch._foreach_add_(targets, parts)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        return noisy
 
 
-def _places(flat: list[Tensor], total: int) -> list[list[tuple[Tensor, int, int]]]:
-    """For each piece of the stream: the stretches (tensor, first, last) that it falls on, in order."""
-    places: list[list[tuple[Tensor, int, int]]] = [[] for _ in range(0, total, PIECE)]
+def _count(sums: dict[str, Tensor]) -> int:
+    return sum(tensor.numel() for tensor in sums.values())
+
+
+def _places(flat: list[Tensor]) -> list[list[Tensor]]:
+    """For each piece of the stream: the stretches of the vectors that it falls on, in order."""
+    places: list[list[Tensor]] = []
     position = 0
     for tensor in flat:
         first = 0
         while first < len(tensor):
+            if position % PIECE == 0:
+                places.append([])
             last = min(len(tensor), first + PIECE - position % PIECE)
-            places[position // PIECE].append((tensor, first, last))
+            places[-1].append(tensor[first:last])
             position += last - first
             first = last
     return places

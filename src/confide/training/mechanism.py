@@ -154,14 +154,14 @@ class PrivateMechanism:
         std = self.plan.gradient_noise_multiplier * self.clipping.sensitivity
         noise = GaussianNoise(std, ranks=self.ranks.world)
         if self._ahead is None:
-            sums = noise.add(contribution.sums, self._stream(step))
+            sums = noise.add_(contribution.sums, self._stream(step))
         else:
-            sums = noise.add_drawn(contribution.sums, self._ahead.take(step))
+            sums = noise.add_drawn_(contribution.sums, self._ahead.take(step))
         statistics: dict[str, Tensor] = {}
         for index, (name, multiplier) in enumerate(sorted(_multipliers(self.plan).items())):
             side = GaussianNoise(multiplier * SENSITIVITY[name], ranks=self.ranks.world)
             stream = self._key.stream("statistic", step=step, index=index, rank=self.ranks.rank)
-            statistics |= side.add({name: contribution.statistics[name]}, stream)
+            statistics |= side.add_({name: contribution.statistics[name]}, stream)
         self.ranks.total([*sums.values(), *statistics.values()])
         return sums, statistics
 
