@@ -16,7 +16,6 @@ enter g_u. A unit whose gradient is not finite adds exactly zero, by the same op
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,12 +26,12 @@ from confide.errors import InputError, UnsupportedLayerError
 from confide.gradients.automatic import automatic
 from confide.gradients.bookkeeping import Unsupported, by_bookkeeping
 from confide.gradients.fallback import Method, Part, by_loop, by_vmap
-from confide.gradients.reference import Loss, batch_length, pick, trainable
+from confide.gradients.parts import Run, fastest_rows, in_parts
+from confide.gradients.reference import Loss, batch_length, trainable
 from confide.gradients.scrutiny import refuse_mixing, unchanged_buffers, uncompiled
-from confide.gradients.units import Clip, Units, add_into
+from confide.gradients.units import Clip, Units
 from confide.mechanisms.clipping import Clipping, FlatClipping
 
-Run = Callable[[nn.Module, Loss, Any, Units, Clip], tuple[Part, tuple[str, ...]]]
 _METHODS: dict[str, Method] = {"book-keeping": by_bookkeeping, "vmap": by_vmap, "loop": by_loop}
 
 
@@ -75,7 +74,8 @@ def clipped_gradient(
         clip_norm: Norm C of flat clipping; or give `clipping`.
         units: (B,) integer label of each row's privacy unit; default: each row is its own.
         method: "auto" takes the fastest that works; "book-keeping", "vmap" and "loop" insist.
-        physical_batch_size: Rows in memory at once; parts are cut between units.
+        physical_batch_size: Most rows in memory at once; parts are cut between units. With "auto" they may be
+            fewer, if that takes less time.
 
     Raises:
         UnsupportedLayerError: If a layer mixes samples; names it and the remedy.
@@ -101,41 +101,12 @@ def clipped_gradient(
     refuse_mixing(model)
     owners = Units.of(units, rows, device)
     run = automatic if method == "auto" else _insisting(_METHODS[method])
-    whole = physical_batch_size is None or physical_batch_size >= rows
-    # A method may rely on the rows of a unit standing together.
-    sorted_already = owners.distinct or bool((owners.index[1:] >= owners.index[:-1]).all())
-    if whole and sorted_already:
-        with unchanged_buffers(model), uncompiled():
-            part, why = run(model, loss, batch, owners, clip)
-        return ClippedGradient(part.sums, part.norms, part.losses, part.factors, why)
+    most = min(rows, physical_batch_size or rows)
     with unchanged_buffers(model), uncompiled():
-        return _in_parts(run, model, loss, batch, owners, clip, physical_batch_size or rows)
-
-
-def _in_parts(
-    run: Run, model: nn.Module, loss: Loss, batch: Any, owners: Units, clip: Clip, most: int
-) -> ClippedGradient:
-    """The same, physical batch after physical batch."""
-    parts: list[Part] = []
-    reasons: dict[str, None] = {}
-    chunks = owners.chunks(most)
-    for chunk in chunks:
-        part, why = run(
-            model, loss, pick(batch, chunk), Units.of(owners.index[chunk], len(chunk), chunk.device), clip
-        )
-        reasons |= dict.fromkeys(why)
-        if parts:
-            add_into(parts[0].sums.values(), part.sums.values())
-        parts.append(Part(parts[0].sums if parts else part.sums, part.norms, part.factors, part.losses))
-    order = torch.cat(chunks)
-    losses = torch.cat([part.losses for part in parts])
-    return ClippedGradient(
-        parts[0].sums,
-        torch.cat([part.norms for part in parts]),
-        torch.empty_like(losses).index_copy_(0, order, losses),
-        torch.cat([part.factors for part in parts]),
-        tuple(reasons),
-    )
+        if method == "auto":
+            most = fastest_rows(run, model, loss, batch, owners, clip, most)
+        part, why = in_parts(run, model, loss, batch, owners, clip, most)
+    return ClippedGradient(part.sums, part.norms, part.losses, part.factors, why)
 
 
 def _insisting(method: Method) -> Run:

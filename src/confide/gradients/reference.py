@@ -61,6 +61,17 @@ def pick(batch: Any, rows: Tensor | slice) -> Any:
     return tree_map(picked, batch)
 
 
+def stand_in(batch: Any) -> Any:
+    """Random numbers in [0, 1) for every floating-point number of a batch: as targets, some losses take no
+    others."""
+
+    def random(leaf: object) -> object:
+        floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
+        return torch.rand_like(leaf) if isinstance(leaf, Tensor) and floating else leaf
+
+    return tree_map(random, batch)
+
+
 def check_losses(losses: Any, rows: int) -> Tensor:
     """The losses, if they are one per row.
 

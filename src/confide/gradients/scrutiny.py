@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 from confide.errors import ConfideError, UnsupportedLayerError
 from confide.gradients.fallback import Method, Part, by_loop
 from confide.gradients.recorder import Unsupported
-from confide.gradients.reference import Loss, pick
+from confide.gradients.reference import Loss, pick, stand_in
 from confide.gradients.tuning import kernels
 from confide.gradients.units import Clip, Units
 
@@ -94,8 +94,8 @@ def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units:
     not follow from anybody's image; and an image of one grey makes normalisation a matter of rounding. Only a
     loss that cannot take such numbers is judged on the rows themselves.
 
-    A model that is random all the same cannot be judged and passes. Before a model is found wanting, a copy of
-    it is judged in float64: narrow normalisation can blow float32's rounding up to any size.
+    A model that is random all the same cannot be judged and passes. Before a model is found wanting, a copy
+    of it is judged in float64: narrow normalisation can blow float32's rounding up to any size.
 
     Raises:
         UnsupportedLayerError: If a sample's loss depends on what else is in the batch.
@@ -106,9 +106,9 @@ def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units:
     few = pick(batch, rows)
     owners = Units.of(units.index[rows], len(rows), units.index.device)
     with torch.random.fork_rng():
-        stand_in = tree_map(_random, few)
+        numbers = stand_in(few)
     try:
-        verdict = _verdict(method, model, loss, stand_in, owners, clip)
+        verdict = _verdict(method, model, loss, numbers, owners, clip)
     except (ConfideError, Unsupported):
         raise
     except Exception:
@@ -123,12 +123,6 @@ def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units:
             "itself averages over the batch, let it return one value per sample.",
         )
     return verdict != "differs"
-
-
-def _random(leaf: object) -> object:
-    """Numbers in [0, 1) in place of a floating-point tensor: such targets of some losses must lie there."""
-    floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
-    return torch.rand_like(leaf) if isinstance(leaf, Tensor) and floating else leaf
 
 
 def _verdict(
