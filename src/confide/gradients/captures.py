@@ -64,7 +64,7 @@ class SideBySide:
     def __init__(self, uses: list[Instantiated]) -> None:
         flat = [use.values.reshape(len(use.values), -1) for use in uses]
         self._sizes = [part.shape[1] for part in flat]
-        self._values = torch.cat([part.double() for part in flat], 1)
+        self._values = torch.cat(flat, 1).double()
         sizes = torch.tensor(self._sizes, device=self._values.device)
         self._owner = torch.arange(len(uses), device=self._values.device).repeat_interleave(sizes)
 

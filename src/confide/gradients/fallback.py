@@ -60,8 +60,7 @@ def by_vmap(model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) 
 
 def by_loop(model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) -> Part:
     """One sample at a time: any architecture, one sample's activations and one unit's gradient in memory."""
-    parameters = trainable(model)
-    sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    sums = {name: torch.zeros_like(p) for name, p in trainable(model).items()}
     norms: list[Tensor] = []
     factors: list[Tensor] = []
     losses: list[Tensor] = []
@@ -70,9 +69,11 @@ def by_loop(model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) 
     begin = 0
     for row, (gradients, value) in enumerate(loop_gradients(model, loss, batch)):
         losses.append(value)
-        if not unit:
-            unit = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        add_into(unit.values(), (g * weights[row] for g in gradients.values()))
+        scaled = {name: g if weights[row] == 1 else g * weights[row] for name, g in gradients.items()}
+        if unit:
+            add_into(unit.values(), scaled.values())
+        else:
+            unit = scaled
         if row + 1 < len(index) and index[row + 1] == index[row]:
             continue
         mine = torch.stack(losses[begin:])

@@ -21,13 +21,13 @@ from torch.utils._pytree import tree_leaves
 
 from confide.gradients.fallback import Part
 from confide.gradients.reference import Loss, pick, stand_in
-from confide.gradients.tuning import fastest, kernel_mode, remembered
+from confide.gradients.tuning import fastest, kernel_mode, recalled, remembered
 from confide.gradients.units import Clip, Units, add_into
 
 Run = Callable[[nn.Module, Loss, Any, Units, Clip], tuple[Part, tuple[str, ...]]]
 _WORTH = 0.3  # seconds that a batch takes at least before parts of it are tried
 _Key = tuple[Any, ...]
-_known: weakref.WeakKeyDictionary[nn.Module, dict[_Key, int]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[nn.Module, dict[_Key, int | None]] = weakref.WeakKeyDictionary()
 
 
 def in_parts(
@@ -73,26 +73,29 @@ def fastest_rows(
     """How many rows at a time take the least time: `most`, or a half or a quarter of it.
 
     As with kernels, the choice is timed on random numbers in place of the rows, once for each shape and
-    machine, and depends on nothing else. A model's first batch is computed whole.
+    machine, and depends on nothing else. A model's first batch is computed whole where nothing is known yet.
     """
-    if units.index.device.type != "cpu" or most < 2 or kernel_mode() != "tune":
+    each = units.rows_each
+    if units.index.device.type != "cpu" or kernel_mode() != "tune" or each == 0 or most < 4 * each:
         return most
     bucket = 1 << (most.bit_length() - 1)  # as for kernels
-    key = (bucket, units.distinct, torch.get_num_threads(), *_shapes(batch))
+    key = (bucket, each, torch.get_num_threads(), *_shapes(batch))
     known = _known.setdefault(model, {})
-    found = known.get(key)
-    if found is None:
-        known[key] = 0
-    elif found == 0:
+    if known.get(key) is None:
+        # Two units at least: only a part with two can be held to the oracle.
+        sizes = {size for size in (bucket, bucket // 2, bucket // 4) if size >= 2 * each}
         parameters = [(tuple(p.shape), p.requires_grad) for p in model.parameters()]
-        digest = hashlib.blake2b(repr(parameters).encode(), digest_size=8).hexdigest()
-        sizes = {bucket, bucket // 2, max(1, bucket // 4)}
-        rows = units.chunks(bucket)[0]
-        few = pick(batch, rows)
-        owners = Units.of(None if units.distinct else units.index[rows], len(rows), rows.device)
-        choose = partial(_choose, run, model, loss, few, owners, clip, sizes)
-        found = known[key] = int(remembered(repr((digest, *key)), {str(s) for s in sizes}, choose))
-    return most if found in (0, bucket, None) else found
+        name = repr((hashlib.blake2b(repr(parameters).encode(), digest_size=8).hexdigest(), *key))
+        names = {str(size) for size in sizes}
+        choice = recalled(name, names)
+        if choice is None and key in known:
+            few = units.chunks(bucket)[0]
+            owners = Units.of(None if units.distinct else units.index[few], len(few), few.device)
+            choose = partial(_choose, run, model, loss, pick(batch, few), owners, clip, sizes)
+            choice = remembered(name, names, choose)
+        known[key] = None if choice is None else int(choice)
+    found = known[key]
+    return most if found in (bucket, None) else found
 
 
 def _shapes(batch: Any) -> list[Any]:
@@ -116,7 +119,5 @@ def _choose(
             if time.perf_counter() - began < _WORTH:
                 return whole
             return fastest(works, units.index.device)
-        except (
-            Exception
-        ):  # a loss may refuse such numbers; the real batch will show what is wrong
+        except Exception:  # a loss may refuse such numbers; the real batch will show what is wrong
             return whole

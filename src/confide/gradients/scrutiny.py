@@ -19,11 +19,11 @@ from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[repor
 from torch.utils._pytree import tree_map
 
 from confide.errors import ConfideError, UnsupportedLayerError
-from confide.gradients.fallback import Method, Part, by_loop
+from confide.gradients.fallback import Method
 from confide.gradients.recorder import Unsupported
-from confide.gradients.reference import Loss, pick, stand_in
+from confide.gradients.reference import Loss, loop_gradients, pick, stand_in
 from confide.gradients.tuning import kernels
-from confide.gradients.units import Clip, Units
+from confide.gradients.units import Clip, Units, add_into, squared_norms
 
 _Verdict = Literal["agrees", "differs", "mixes"]
 
@@ -148,16 +148,37 @@ def _judged(
 ) -> _Verdict | None:
     """Whether the method agrees with the oracle, differs, or the model mixes; None: no loss is finite."""
     with torch.random.fork_rng(), _without_dropout(model), kernels("model"):
-        ours = method(model, loss, few, owners, clip)
-        once = by_loop(model, loss, few, owners, clip)
-        if not bool(once.losses.isfinite().any()):
+        part = method(model, loss, few, owners, clip)
+        losses, norms = part.losses, part.norms
+        del part  # its sums are as large as the model
+        once, their_norms = _one_by_one(model, loss, few, owners)
+        if not bool(once.isfinite().any()):
             return None
-        if _close(ours.losses, once.losses) and _close(ours.norms, once.norms):
+        if _close(losses, once) and _close(norms, their_norms):
             return "agrees"
-        again = by_loop(model, loss, few, owners, clip)
-    if not _same(once, again):
+        again, _ = _one_by_one(model, loss, few, owners)
+    if not torch.equal(once.nan_to_num(), again.nan_to_num()):
         return "agrees"
-    return "differs" if _close(ours.losses, once.losses) else "mixes"
+    return "differs" if _close(losses, once) else "mixes"
+
+
+def _one_by_one(model: nn.Module, loss: Loss, batch: Any, units: Units) -> tuple[Tensor, Tensor]:
+    """Losses (B,) and norms (U,) by ordinary autograd, with one unit's gradient in memory."""
+    losses: list[Tensor] = []
+    norms: list[Tensor] = []
+    weights, index = units.row_weights.tolist(), units.index.tolist()
+    unit: dict[str, Tensor] = {}
+    for row, (gradients, value) in enumerate(loop_gradients(model, loss, batch)):
+        losses.append(value)
+        scaled = {name: g.mul_(weights[row]) for name, g in gradients.items()}
+        if unit:
+            add_into(unit.values(), scaled.values())
+        else:
+            unit = scaled
+        if row + 1 == len(index) or index[row + 1] != index[row]:
+            norms.append(torch.stack([squared_norms(g[None])[0] for g in unit.values()]).sum().sqrt())
+            unit = {}
+    return torch.stack(losses), torch.stack(norms)
 
 
 def _close(ours: Tensor, theirs: Tensor) -> bool:
@@ -168,10 +189,6 @@ def _close(ours: Tensor, theirs: Tensor) -> bool:
     loose = 0.05 if torch.is_autocast_enabled(theirs.device.type) else 1e-3
     scale = theirs[finite].abs().max().clamp_min(1e-12)
     return bool(((ours - theirs)[finite].abs() <= loose * scale).all())
-
-
-def _same(once: Part, again: Part) -> bool:
-    return torch.equal(once.losses.nan_to_num(), again.losses.nan_to_num())
 
 
 @contextmanager

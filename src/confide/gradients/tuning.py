@@ -82,13 +82,20 @@ def choose_kernel(
 
 def remembered(key: str, known: Collection[str], choose: Callable[[], str]) -> str:
     """The choice among the known names made for this key on this machine, now or earlier."""
+    found = recalled(key, known)
+    if found is None:
+        found = _chosen[key] = choose()
+        _save()
+    return found
+
+
+def recalled(key: str, known: Collection[str]) -> str | None:
+    """The choice made earlier for this key, if any."""
     if not _loaded:
         _chosen.update(_load())
         _loaded.append(True)
-    if _chosen.get(key) not in known:
-        _chosen[key] = choose()
-        _save()
-    return _chosen[key]
+    found = _chosen.get(key)
+    return found if found in known else None
 
 
 def _candidates(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, ghost_allowed: bool) -> list[str]:
