@@ -80,7 +80,7 @@ class LocalProcesses:
         # spawn: a forked process would share torch's threads and locks in an undefined state.
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        threads = self.threads or max(1, (os.cpu_count() or 1) // self.jobs)
+        threads = self.threads or max(1, _threads() // self.jobs)
         # No daemon: a benchmark measures memory in processes of its own. The kernel ends orphans instead.
         process = context.Process(target=_work, args=(theirs, threads, os.getpid()))
         process.start()
@@ -125,6 +125,15 @@ def _end(worker: _Worker) -> None:
     if worker.process.is_alive():
         worker.process.kill()
         worker.process.join()
+
+
+def _threads() -> int:
+    """Threads for all workers together: what OMP_NUM_THREADS allows, else the cores this process may use.
+
+    Two threads where there is one core to run on spin on each other and cost many times one thread's time.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else len(os.sched_getaffinity(0))
 
 
 def _work(pipe: Connection, threads: int, parent: int) -> None:
