@@ -71,7 +71,7 @@ def test_options_of_a_model_given_by_name() -> None:
         (["vgg11", "--group", "C4"], "no option 'group'"),
         (["resnet9", "--set", "width=[2,2,2]"], "widths"),
         (["resnet9", "--set", "widths"], "not key=value"),
-        (["resnet9", "--set", "widths=[2,"], "not key=value"),
+        (["resnet9", "--set", "widths=[2,"], "not a value"),
         (["resnet9", "--group", "C4", "--set", "group=C8"], "given twice"),
         (["torch.nn:Identity", "--group", "C4"], "cannot be set"),
     ],

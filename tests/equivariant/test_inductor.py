@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled by inductor, torch's own compiler of C++, layers and networks compute what they compute in eager."""
+"""Compiled by inductor, torch's compiler to C++, layers and networks compute what they do in eager."""
 
 from __future__ import annotations
 

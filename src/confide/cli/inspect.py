@@ -72,16 +72,15 @@ def model_options(settings: Sequence[str], group: str | None = None) -> dict[str
 
     found: dict[str, Any] = {} if group is None else {"group": group}
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            equals = ""
-        if not equals or not key.strip():
+        key, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not key:
             raise InputError(f"{setting!r} is not key=value", where="--set", remedy="Write widths=[4,8,16].")
-        if key.strip() in found:
-            raise InputError(f"{key.strip()} is given twice", where="--set")
-        found[key.strip()] = value
+        if key in found:
+            raise InputError(f"{key} is given twice", where="--set")
+        try:
+            found[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"{text!r} is not a value", where=f"--set {setting}") from None
     return found
 
 

@@ -119,7 +119,7 @@ def equivariance_errors(model: nn.Module, image: Tensor, elements: Sequence[Elem
                     wanted = turn_fields(before, kind, element)
                 else:
                     wanted = turn_image(before, element) if before.dim() == 4 else before
-                error = _relative(turned[name][1], wanted)
+                error = relative_error(turned[name][1], wanted)
                 degrees = math.degrees(element.angle)
                 rows.append(LayerError(name, str(group), degrees, element.mirrored, promised, error))
         return rows
@@ -127,7 +127,7 @@ def equivariance_errors(model: nn.Module, image: Tensor, elements: Sequence[Elem
         model.train(training)
 
 
-def _relative(found: Tensor, wanted: Tensor) -> float:
+def relative_error(found: Tensor, wanted: Tensor) -> float:
     """‖found − wanted‖ / ‖wanted‖, within the disc that every turn leaves in the image."""
     if wanted.dim() == 4:
         rows, columns = wanted.shape[-2:]
