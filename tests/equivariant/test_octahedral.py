@@ -96,6 +96,8 @@ def test_the_exactness_test_sees_a_wrong_filter() -> None:
     conv = OctahedralConv3d(FIELDS, FIELDS)
     conv.index[[0, 1]] = conv.index[[1, 0]]
     assert error(conv, FIELDS, FIELDS, torch.randn(1, 48, 4, 4, 4)) > 1e-3
+    # A layer made afterwards shares nothing with the spoilt one.
+    assert not torch.equal(OctahedralConv3d(FIELDS, FIELDS).index, conv.index)
 
 
 def network(classes: int = 3) -> nn.Sequential:

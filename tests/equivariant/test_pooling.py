@@ -104,3 +104,9 @@ def test_windows_that_do_not_fit_are_noted_once() -> None:
 def test_windows_of_no_size_are_refused(make: Any, size: Any) -> None:
     with pytest.raises(ConfigError, match="size cannot be"):
         make(FieldType(regular(C4), 1), size)
+
+
+@pytest.mark.parametrize("make", [FieldMaxPool2d, NormMaxPool2d])
+def test_windows_larger_than_the_image_are_refused(make: Any) -> None:
+    with pytest.raises(ConfigError, match="windows of 5 exceed the 3×4 image"):
+        make(FieldType(regular(C4), 1), 5)(torch.zeros(1, 4, 3, 4))

@@ -32,7 +32,7 @@ class FieldType:
     multiplicity: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.multiplicity, int) or self.multiplicity < 1:
+        if not isinstance(self.multiplicity, int) or self.multiplicity is True or self.multiplicity < 1:
             raise ConfigError(f"there cannot be {self.multiplicity!r} fields", remedy="Give at least 1.")
 
     @property

@@ -150,7 +150,8 @@ class OctahedralConv3d(_Layer):
             )
         self.kernel_size = kernel_size
         self.padding = kernel_size // 2 if padding is None else at_least("padding", padding, 0)
-        index = torch.from_numpy(_taps(kernel_size, in_type.regular).reshape(-1))
+        # A copy: the cached array serves all layers, and `from_numpy` would share it.
+        index = torch.from_numpy(_taps(kernel_size, in_type.regular).reshape(-1).copy())
         self.register_buffer("index", index, persistent=False)
         shape = (out_type.multiplicity, in_type.multiplicity, in_type.channels, *(kernel_size,) * 3)
         self.weight = nn.Parameter(torch.empty(shape))

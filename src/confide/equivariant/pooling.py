@@ -23,7 +23,8 @@ class FieldMaxPool2d(SteerableModule):
         size: Side and step of the windows. Sizes above 2 are exact only where they divide the image.
 
     Raises:
-        ConfigError: If the representation turns channels into each other's sums, or the size is below 1.
+        ConfigError: If the representation turns channels into each other's sums, or the size is below 1 or,
+            when called, exceeds the image.
     """
 
     def __init__(self, in_type: FieldType, size: int = 2) -> None:
@@ -109,6 +110,11 @@ def _windows(size: int, height: int, width: int) -> tuple[tuple[int, int], tuple
     if size == 2:
         odd = (height % 2, width % 2)
         return (2 + odd[0], 2 + odd[1]), odd
+    if size > min(height, width):
+        raise ConfigError(
+            f"windows of {size} exceed the {height}×{width} image",
+            remedy="Take larger images, fewer poolings or smaller windows.",
+        )
     if height % size or width % size:
         note_once(
             f"pooling {height}×{width} pixels in windows of {size} drops the last rows, so the network is "

@@ -246,7 +246,17 @@ class Representation:
         return "none" if "none" in allowed else "odd" if "odd" in allowed else "any"
 
     def __call__(self, element: Element) -> Array:
-        """ρ(g), (size, size), float64."""
+        """ρ(g), (size, size), float64.
+
+        Raises:
+            ConfigError: If the group has no such element.
+        """
+        if not self.group.has(element):
+            turned = f"turn by {np.degrees(element.angle):.6g}°"
+            raise ConfigError(
+                f"{self.group} has no {'mirror and ' * element.mirrored}{turned}",
+                remedy="Take one of group.elements(), or a larger group.",
+            )
         matrix, start = np.zeros((self.size, self.size)), 0
         for block, size in zip(self.blocks, self.sizes, strict=True):
             matrix[start : start + size, start : start + size] = block.matrix(self.group, element)

@@ -139,7 +139,7 @@ def _turns(model: nn.Module, picture: Tensor, group: Group) -> tuple[tuple[Turn,
     import torch
 
     from confide.equivariant import Element
-    from confide.equivariant.measure import has_element, relative_error, turn_image
+    from confide.equivariant.measure import relative_error, turn_image
 
     own = [360 * i / group.rotations for i in range(group.rotations)]
     angles = sorted({*map(float, range(0, 360, _STEP)), *own})
@@ -153,7 +153,7 @@ def _turns(model: nn.Module, picture: Tensor, group: Group) -> tuple[tuple[Turn,
         wanted = turn_image(plain, element) if maps else plain
         degrees = round(math.degrees(element.angle), 6)
         change = relative_error(out[None], wanted)
-        return Turn(degrees, element.mirrored, has_element(group, element), change)
+        return Turn(degrees, element.mirrored, group.has(element), change)
 
     return tuple(turn(e, out) for e, out in zip(elements, outputs, strict=True)), maps
 
