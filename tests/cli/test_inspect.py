@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from confide.cli.inspect import load, model_options
 from confide.cli.main import build_app
+from confide.equivariant import SteerableConv2d
 from confide.errors import ConfigError, InputError, RunError
 
 
@@ -50,6 +52,36 @@ def test_a_shape_that_does_not_fit_is_the_users_mistake() -> None:
     assert run("resnet9", "--shape", "3x40x40").exit_code == 0
 
 
+def test_options_of_a_model_given_by_name() -> None:
+    """A group whose basis is another, and widths, reach the model that is looked at."""
+    result = run("resnet9", "--group", "D4", "--set", "widths=[2, 2, 4]", "--set", "restrict=false", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["findings"] == []
+    built = load("resnet9", 1, 2, model_options(["widths=[2, 2, 4]", "group=O2"]))
+    groups = {str(m.in_type.group) for m in built.modules() if isinstance(m, SteerableConv2d)}
+    assert groups == {"O(2)"}
+    assert max(m.out_type.multiplicity for m in built.modules() if isinstance(m, SteerableConv2d)) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["resnet9", "--group", "C0"], "no N = 0"),
+        (["resnet9", "--group", "Q4"], "no group 'Q4'"),
+        (["vgg11", "--group", "C4"], "no option 'group'"),
+        (["resnet9", "--set", "width=[2,2,2]"], "widths"),
+        (["resnet9", "--set", "widths"], "not key=value"),
+        (["resnet9", "--set", "widths=[2,"], "not a value"),
+        (["resnet9", "--group", "C4", "--set", "group=C8"], "given twice"),
+        (["torch.nn:Identity", "--group", "C4"], "cannot be set"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(words: list[str], said: str) -> None:
+    error = run(*words).exception
+    assert isinstance(error, InputError | ConfigError)
+    assert said in str(error)
+
+
 def test_unknown_models_are_named() -> None:
     assert isinstance(run("resnet999").exception, ConfigError)
     assert isinstance(run("no_such_package_here:make").exception, InputError)
@@ -64,5 +96,6 @@ def test_a_run_folder_names_its_model(tmp_path: Path) -> None:
     result = run(str(tmp_path), "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["input_shape"][1] == 1
+    assert "A run keeps" in str(run(str(tmp_path), "--group", "C4").exception)
     (tmp_path / "run.json").write_text("{}")
     assert isinstance(run(str(tmp_path)).exception, RunError)

@@ -13,7 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from confide.equivariant import SteerableConv2d, SteerableModule, SteerableSequential, export
+from confide.equivariant import (
+    CyclicGroup,
+    FieldType,
+    SteerableConv2d,
+    SteerableModule,
+    SteerableSequential,
+    export,
+    regular,
+)
 from confide.models import ResNet9, UNet
 
 GROUPS = ["C4", "C8", "D4", "SO2", "O2"]
@@ -66,6 +74,23 @@ def test_double_copies_and_pickles(group: str) -> None:
     file.seek(0)
     twin.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(twin(x), wanted)
+
+
+def test_a_layer_that_never_ran_compiles_into_one_graph() -> None:
+    """What a first forward would have cached cannot be computed inside a graph.
+
+    The second layer finds its basis in a cache, so that nothing has asked its own representation anything.
+    """
+    torch.compiler.reset()
+
+    def layer() -> SteerableConv2d:
+        kind = FieldType(regular(CyclicGroup(4)), 1)
+        return SteerableConv2d(kind, kind)
+
+    layer()
+    conv, x = layer(), torch.randn(1, 4, 5, 5)
+    found = torch.compile(conv, fullgraph=True, backend="eager")(x)
+    assert near(found, conv(x))
 
 
 @pytest.mark.slow

@@ -249,7 +249,7 @@ def test_a_side_without_a_centre_is_refused(side: Any) -> None:
         kernel_basis(regular(C4), regular(C4), side)
 
 
-@pytest.mark.parametrize("cutoff", [5, -1])
-def test_a_frequency_beyond_the_grid_is_refused(cutoff: int) -> None:
+@pytest.mark.parametrize("cutoff", [5, -1, 2.5, "2"])
+def test_a_frequency_beyond_the_grid_is_refused(cutoff: Any) -> None:
     with pytest.raises(ConfigError, match="band limit"):
         ring_functions(3, cutoff)

@@ -13,7 +13,7 @@ from torch import nn
 
 from confide.equivariant import CyclicGroup, DihedralGroup, Element, FieldType, SteerableConv2d, regular
 from confide.equivariant.groups import O2, SO2
-from confide.equivariant.measure import equivariance_errors, has_element, turn_fields, turn_image
+from confide.equivariant.measure import equivariance_errors, turn_fields, turn_image
 from confide.equivariant.pictures import blobs, draw_basis, draw_errors, draw_fields
 from confide.errors import ConfigError, ModelError
 from confide.models import ResNet9, UNet
@@ -70,9 +70,9 @@ def test_scores_of_pixels_turn() -> None:
 
 
 def test_elements_of_groups() -> None:
-    assert has_element(CyclicGroup(8), Element(math.pi / 4))
-    assert not has_element(CyclicGroup(8), Element(math.pi / 8))
-    assert not has_element(SO2(), Element(0.1, True)) and has_element(O2(), Element(0.1, True))
+    assert CyclicGroup(8).has(Element(math.pi / 4))
+    assert not CyclicGroup(8).has(Element(math.pi / 8))
+    assert not SO2().has(Element(0.1, True)) and O2().has(Element(0.1, True))
 
 
 def test_an_ordinary_model_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -96,3 +97,16 @@ def test_windows_that_do_not_fit_are_noted_once() -> None:
         warnings.simplefilter("error")
         layer(torch.randn(1, 4, 7, 7))
         layer(torch.randn(1, 4, 9, 9))
+
+
+@pytest.mark.parametrize("make", [FieldMaxPool2d, NormMaxPool2d])
+@pytest.mark.parametrize("size", [0, -2, 2.0, True])
+def test_windows_of_no_size_are_refused(make: Any, size: Any) -> None:
+    with pytest.raises(ConfigError, match="size cannot be"):
+        make(FieldType(regular(C4), 1), size)
+
+
+@pytest.mark.parametrize("make", [FieldMaxPool2d, NormMaxPool2d])
+def test_windows_larger_than_the_image_are_refused(make: Any) -> None:
+    with pytest.raises(ConfigError, match="windows of 5 exceed the 3×4 image"):
+        make(FieldType(regular(C4), 1), 5)(torch.zeros(1, 4, 3, 4))

@@ -112,6 +112,9 @@ def test_induction_is_frobenius_reciprocal() -> None:
         (lambda: quotient(D8, SO2()), "no subgroup"),
         (lambda: regular(C8) + regular(D4), "cannot be added"),
         (lambda: Representation(C8, ()), "at least one block"),
+        (lambda: regular(C8)(Element(0.0, mirrored=True)), "C8 has no mirror and turn by 0°"),
+        (lambda: irrep(SO2(), 1)(Element(0.3, mirrored=True)), "has no mirror"),
+        (lambda: regular(C8)(Element(np.pi / 8)), "C8 has no turn by 22.5°"),
     ],
 )
 def test_what_the_group_does_not_have_is_refused(make: Callable[[], object], words: str) -> None:

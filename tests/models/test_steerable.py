@@ -124,7 +124,8 @@ def test_resnet18_is_invariant(name: str, stem: Any) -> None:
 def test_scores_of_a_unet_turn_with_the_image(name: str, side: int) -> None:
     group = parse_group(name)
     assert group is not None
-    model = shaken(UNet(1, 2, (2, 2, 4), group=group), torch.float64)
+    # ELU, for a narrow network of ReLUs is dead now and then and sees no image.
+    model = shaken(UNet(1, 2, (2, 2, 4), group=group, activation="elu"), torch.float64)
     x = torch.rand(1, 1, side, side, dtype=torch.float64)
     with torch.no_grad():
         plain = model(x)

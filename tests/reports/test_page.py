@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.reports.test_symmetry import steerable
 
-from confide.reports.build import write_report
+from confide.reports.build import Options, write_report
 
 # What an accessibility checker looks at first. Contrast by WCAG 2.2: 4.5 for text, 3 for large text.
 CHECKS = """
@@ -125,6 +126,18 @@ def test_everything_is_seen(browser: Any, page: Path, width: int, dark: bool) ->
     assert bad == []
     assert [entry["message"] for entry in browser.logs("browser")] == []
     assert [url for url in browser.requests() if not url.startswith(("file:", "data:"))] == []
+
+
+def test_the_section_on_turned_images_is_seen(browser: Any, make_run: Any, tmp_path: Path) -> None:
+    folder = steerable(make_run, group="D4", restrict=False)
+    written = write_report([folder], tmp_path / "out", Options(images=False))[0]
+    browser.open(written, width=400, dark=True)
+    assert browser.run("return document.documentElement.scrollWidth") <= 400
+    seen = [row for row in browser.run(SEEN) if row[4] in ("change-by-angle", "learned-filters")]
+    assert len(seen) == 2
+    for breadth, height, beyond, smallest, where in seen:
+        assert breadth > 200 and height > 100 and beyond <= 0 and smallest >= 9, where
+    assert browser.run(CHECKS)[1] == []
 
 
 def test_comparison_is_accessible_and_sorts(browser: Any, comparison: Path) -> None:

@@ -107,12 +107,11 @@ def _turns(step: float, *, mirrors: bool) -> list[Element]:
 
 def _draw(model: nn.Module, picture: Tensor, errors: list[LayerError], out: Path, step: float) -> list[str]:
     from confide.equivariant import SteerableConv2d
-    from confide.equivariant.measure import has_element
     from confide.equivariant.pictures import draw_basis, draw_errors, draw_fields
 
     convolutions = [(n, m) for n, m in model.named_modules() if isinstance(m, SteerableConv2d)]
     name, layer = convolutions[min(1, len(convolutions) - 1)]
-    turns = [t for t in _turns(step, mirrors=True) if has_element(layer.out_type.group, t)][:8]
+    turns = [t for t in _turns(step, mirrors=True) if layer.out_type.group.has(t)][:8]
     figures = {
         "errors": draw_errors(errors),
         "fields": draw_fields(model, picture, name, turns),

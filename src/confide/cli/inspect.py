@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,15 @@ def command(
     ] = None,
     channels: Annotated[int, typer.Option(help="Input channels, for a model given by name.")] = 3,
     classes: Annotated[int, typer.Option(help="Classes, for a model given by name.")] = 2,
+    group: Annotated[
+        str | None, typer.Option(help="Group of a steerable model given by name: C4, D4, SO2, O2.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Option of a model given by name, such as widths=[4,8,16]."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What keeps a model from being trained privately, and the remedy. Exit code 1: something must change."""
@@ -36,7 +46,7 @@ def command(
 
     from confide.surgery.inspect import examine
 
-    built = load(model, channels, classes)
+    built = load(model, channels, classes, model_options(settings or (), group))
     found = examine(built, None if shape is None else torch.randn(3, *_sizes(shape)))
     if as_json:
         answer = {
@@ -52,19 +62,49 @@ def command(
         raise typer.Exit(1)
 
 
-def load(name: str, channels: int, classes: int) -> nn.Module:
+def model_options(settings: Sequence[str], group: str | None = None) -> dict[str, Any]:
+    """Options of a model from key=value, as in the `model` section of an experiment; values are YAML.
+
+    Raises:
+        InputError: If one is no key=value, or the group is given twice.
+    """
+    import yaml
+
+    found: dict[str, Any] = {} if group is None else {"group": group}
+    for setting in settings:
+        key, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not key:
+            raise InputError(f"{setting!r} is not key=value", where="--set", remedy="Write widths=[4,8,16].")
+        if key in found:
+            raise InputError(f"{key} is given twice", where="--set")
+        try:
+            found[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"{text!r} is not a value", where=f"--set {setting}") from None
+    return found
+
+
+def load(name: str, channels: int, classes: int, options: dict[str, Any] | None = None) -> nn.Module:
     """The model that a word on the command line means.
 
     Raises:
-        InputError: If it means none.
+        InputError: If it means none, or options are given for one that is not built by name.
     """
-    if ":" in name:
+    coded, trained = ":" in name, (Path(name) / "run.json").is_file()
+    if options and (coded or trained):
+        raise InputError(
+            f"{', '.join(options)} cannot be set",
+            where=name,
+            why="Its own code builds that model" if coded else "A run keeps the options of its training",
+            remedy="Leave out --group and --set.",
+        )
+    if coded:
         return _from_code(name)
-    if (Path(name) / "run.json").is_file():
+    if trained:
         return _from_run(Path(name))
     from confide.models.registry import build
 
-    return build(name, in_channels=channels, classes=classes)
+    return build(name, in_channels=channels, classes=classes, **(options or {}))
 
 
 def _from_code(name: str) -> nn.Module:

@@ -29,6 +29,12 @@ from confide.equivariant.layers import Restriction, SteerableConv2d
 from confide.equivariant.nonlinearities import GatedNonlinearity, NormNonlinearity, PointwiseNonlinearity
 from confide.equivariant.normalization import FieldGroupNorm, ScaleNorm
 from confide.equivariant.notes import ExactnessNote
+from confide.equivariant.octahedral import (
+    OctahedralConv3d,
+    OctahedralFields,
+    OctahedralGroupNorm,
+    OctahedralPool,
+)
 from confide.equivariant.pooling import BlurPool2d, FieldMaxPool2d, NormMaxPool2d, Upsample2d
 from confide.equivariant.representations import Representation, induced, irrep, quotient, regular, trivial
 
@@ -52,6 +58,10 @@ __all__ = [
     "NormMaxPool2d",
     "NormNonlinearity",
     "NormPool",
+    "OctahedralConv3d",
+    "OctahedralFields",
+    "OctahedralGroupNorm",
+    "OctahedralPool",
     "PointwiseNonlinearity",
     "Representation",
     "Restriction",

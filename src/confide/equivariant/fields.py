@@ -32,7 +32,7 @@ class FieldType:
     multiplicity: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.multiplicity, int) or self.multiplicity < 1:
+        if not isinstance(self.multiplicity, int) or self.multiplicity is True or self.multiplicity < 1:
             raise ConfigError(f"there cannot be {self.multiplicity!r} fields", remedy="Give at least 1.")
 
     @property
@@ -105,3 +105,14 @@ def check_types(given: FieldType, wanted: FieldType, *, where: str) -> None:
     """
     if given != wanted:
         raise ConfigError(f"gets {given}, but takes {wanted}", where=where)
+
+
+def at_least(name: str, value: object, least: int) -> int:
+    """The value, if it is a whole number that is not below the least.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} cannot be {value!r}", remedy=f"Give a whole number of at least {least}.")
+    return value

@@ -74,6 +74,17 @@ class Group(ABC):
         turns = [2 * math.pi * i / steps for i in range(steps)]
         return tuple(Element(t, bool(f)) for f in range(2 if self.reflections else 1) for t in turns)
 
+    def has(self, element: Element) -> bool:
+        """Whether the element is one of the group's.
+
+        >>> CyclicGroup(4).has(Element(math.pi / 2)), CyclicGroup(4).has(Element(0.0, mirrored=True))
+        (True, False)
+        """
+        if element.mirrored and not self.reflections:
+            return False
+        steps = element.angle * self.rotations / (2 * math.pi)
+        return not self.finite or abs(steps - round(steps)) < 1e-9
+
     def contains(self, other: Group) -> bool:
         """Whether the other group is a subgroup (with the same mirror axis).
 

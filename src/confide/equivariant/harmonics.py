@@ -54,11 +54,12 @@ def ring_functions(kernel_size: int, frequency_cutoff: int | None = None) -> tup
             why="Only an odd side has a centre pixel to turn about",
             remedy="Give an odd number such as 3 or 5.",
         )
-    if frequency_cutoff is not None and not 0 <= frequency_cutoff <= 4:
+    whole = frequency_cutoff is None or isinstance(frequency_cutoff, int)
+    if not whole or not 0 <= (frequency_cutoff or 0) <= 4:
         raise ConfigError(
             f"frequency_cutoff {frequency_cutoff!r} lies beyond the grid's band limit",
             why="A ring of radius r carries frequencies up to 4r",
-            remedy="Give a number from 0 to 4, or leave it out.",
+            remedy="Give a whole number from 0 to 4, or leave it out.",
         )
     half = (kernel_size - 1) // 2
     y, x = np.mgrid[half : -half - 1 : -1, -half : half + 1].astype(np.float64)

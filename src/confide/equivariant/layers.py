@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from confide.equivariant.fields import FieldType, SteerableModule
+from confide.equivariant.fields import FieldType, SteerableModule, at_least
 from confide.equivariant.groups import Group
 from confide.equivariant.kernels import KernelBasis, invariants, kernel_basis
 from confide.equivariant.notes import note_once
@@ -63,10 +63,10 @@ class SteerableConv2d(SteerableModule):
         super().__init__(in_type, out_type)
         exact = kernel_basis(in_type.rep, out_type.rep, kernel_size, frequency_cutoff)
         self.kernel_size = kernel_size
-        self.stride = _at_least("stride", stride, 1)
-        self.dilation = _at_least("dilation", dilation, 1)
+        self.stride = at_least("stride", stride, 1)
+        self.dilation = at_least("dilation", dilation, 1)
         same = dilation * (kernel_size - 1) // 2
-        self.padding = same if padding is None else _at_least("padding", padding, 0)
+        self.padding = same if padding is None else at_least("padding", padding, 0)
         self.frequency_cutoff = frequency_cutoff
         self.functions = len(exact.kernels)
         self.register_buffer("basis", torch.empty(0), persistent=False)
@@ -250,9 +250,3 @@ class Restriction(SteerableModule):
         self.check_input(x)
         y = x.index_select(1, self.index)
         return y if self.signs is None else y * self.signs
-
-
-def _at_least(name: str, value: object, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} cannot be {value!r}", remedy=f"Give a whole number of at least {least}.")
-    return value

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from confide.equivariant.fields import FieldType, SteerableModule
-from confide.equivariant.groups import Element, Group
+from confide.equivariant.groups import Element
 from confide.errors import ModelError
 
 QUARTER = math.pi / 2
@@ -67,16 +67,6 @@ def turn_fields(x: Tensor, kind: FieldType, element: Element) -> Tensor:
     return torch.einsum("ab,nmbhw->nmahw", matrix, fields).flatten(1, 2)
 
 
-def has_element(group: Group, element: Element) -> bool:
-    """Whether the group has that turn (or mirror)."""
-    if element.mirrored and not group.reflections:
-        return False
-    if not group.finite:
-        return True
-    steps = element.angle * group.rotations / (2 * math.pi)
-    return abs(steps - round(steps)) < 1e-9
-
-
 def layer_outputs(model: nn.Module, x: Tensor) -> dict[str, tuple[FieldType | None, Tensor]]:
     """Type and output of every steerable layer, in the order in which they ran, and of the model itself."""
     found: dict[str, tuple[FieldType | None, Tensor]] = {}
@@ -114,12 +104,12 @@ def equivariance_errors(model: nn.Module, image: Tensor, elements: Sequence[Elem
             group = types[0].group
             for name, (kind, before) in plain.items():
                 group = kind.group if kind is not None else types[-1].group
-                promised = has_element(group, element)
+                promised = group.has(element)
                 if kind is not None and promised:
                     wanted = turn_fields(before, kind, element)
                 else:
                     wanted = turn_image(before, element) if before.dim() == 4 else before
-                error = _relative(turned[name][1], wanted)
+                error = relative_error(turned[name][1], wanted)
                 degrees = math.degrees(element.angle)
                 rows.append(LayerError(name, str(group), degrees, element.mirrored, promised, error))
         return rows
@@ -127,7 +117,7 @@ def equivariance_errors(model: nn.Module, image: Tensor, elements: Sequence[Elem
         model.train(training)
 
 
-def _relative(found: Tensor, wanted: Tensor) -> float:
+def relative_error(found: Tensor, wanted: Tensor) -> float:
     """‖found − wanted‖ / ‖wanted‖, within the disc that every turn leaves in the image."""
     if wanted.dim() == 4:
         rows, columns = wanted.shape[-2:]

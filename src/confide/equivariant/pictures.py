@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from confide.equivariant.groups import Element
 from confide.equivariant.layers import SteerableConv2d
-from confide.equivariant.measure import LayerError, has_element, layer_outputs, turn_fields, turn_image
+from confide.equivariant.measure import LayerError, layer_outputs, turn_fields, turn_image
 from confide.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def draw_fields(
         raise ConfigError(
             f"there is no steerable layer {layer!r}", remedy=f"Choose one of {', '.join(plain)}."
         )
-    missing = [e for e in elements if not has_element(kind.group, e)]
+    missing = [e for e in elements if not kind.group.has(e)]
     if missing:
         raise ConfigError(f"{kind.group} has no turn by {math.degrees(missing[0].angle):.0f}°", where=layer)
     figure, axes = _panels(4, len(elements))

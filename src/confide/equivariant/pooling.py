@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from confide.equivariant.fields import FieldType, SteerableModule
+from confide.equivariant.fields import FieldType, SteerableModule, at_least
 from confide.equivariant.notes import note_once
 from confide.errors import ConfigError
 
@@ -23,7 +23,8 @@ class FieldMaxPool2d(SteerableModule):
         size: Side and step of the windows. Sizes above 2 are exact only where they divide the image.
 
     Raises:
-        ConfigError: If the representation turns channels into each other's sums.
+        ConfigError: If the representation turns channels into each other's sums, or the size is below 1 or,
+            when called, exceeds the image.
     """
 
     def __init__(self, in_type: FieldType, size: int = 2) -> None:
@@ -33,7 +34,7 @@ class FieldMaxPool2d(SteerableModule):
                 f"max pooling of single channels is not equivariant for {in_type.rep}",
                 remedy="Use NormMaxPool2d or BlurPool2d.",
             )
-        self.size = size
+        self.size = at_least("size", size, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
@@ -50,7 +51,7 @@ class NormMaxPool2d(SteerableModule):
 
     def __init__(self, in_type: FieldType, size: int = 2) -> None:
         super().__init__(in_type, in_type)
-        self.size = size
+        self.size = at_least("size", size, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
@@ -109,6 +110,11 @@ def _windows(size: int, height: int, width: int) -> tuple[tuple[int, int], tuple
     if size == 2:
         odd = (height % 2, width % 2)
         return (2 + odd[0], 2 + odd[1]), odd
+    if size > min(height, width):
+        raise ConfigError(
+            f"windows of {size} exceed the {height}×{width} image",
+            remedy="Take larger images, fewer poolings or smaller windows.",
+        )
     if height % size or width % size:
         note_once(
             f"pooling {height}×{width} pixels in windows of {size} drops the last rows, so the network is "

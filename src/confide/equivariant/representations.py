@@ -8,8 +8,7 @@ clip norms and Gaussian noise mean the same in every orientation.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -208,12 +207,16 @@ class Representation:
 
     group: Group
     blocks: tuple[Block, ...]
+    sizes: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """Channels of each block."""
 
     def __post_init__(self) -> None:
         if not self.blocks:
             raise ConfigError("a representation needs at least one block")
         for block in self.blocks:
             block.check(self.group)
+        # Here and not when first asked for: torch.compile cannot trace the lock of a cached property.
+        object.__setattr__(self, "sizes", tuple(block.size(self.group) for block in self.blocks))
 
     def __add__(self, other: Representation) -> Representation:
         if other.group != self.group:
@@ -225,11 +228,6 @@ class Representation:
 
     def __str__(self) -> str:
         return f"{self.group}: {' + '.join(map(str, self.blocks))}"
-
-    @cached_property
-    def sizes(self) -> tuple[int, ...]:
-        """Channels of each block."""
-        return tuple(block.size(self.group) for block in self.blocks)
 
     @property
     def size(self) -> int:
@@ -248,7 +246,17 @@ class Representation:
         return "none" if "none" in allowed else "odd" if "odd" in allowed else "any"
 
     def __call__(self, element: Element) -> Array:
-        """ρ(g), (size, size), float64."""
+        """ρ(g), (size, size), float64.
+
+        Raises:
+            ConfigError: If the group has no such element.
+        """
+        if not self.group.has(element):
+            turned = f"turn by {np.degrees(element.angle):.6g}°"
+            raise ConfigError(
+                f"{self.group} has no {'mirror and ' * element.mirrored}{turned}",
+                remedy="Take one of group.elements(), or a larger group.",
+            )
         matrix, start = np.zeros((self.size, self.size)), 0
         for block, size in zip(self.blocks, self.sizes, strict=True):
             matrix[start : start + size, start : start + size] = block.matrix(self.group, element)

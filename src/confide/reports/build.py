@@ -12,6 +12,7 @@ from typing import Any
 
 from confide.errors import RunError
 from confide.experiments.record import Run, load_run
+from confide.reports import turning
 from confide.reports.card import FILE as CARD
 from confide.reports.card import model_card
 from confide.reports.content import Content, content_of
@@ -122,7 +123,10 @@ def write_figures(content: Content, folder: Path) -> list[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [path for plot in plots_of(content) for path in plot.save(folder)]
+        plots = plots_of(content)
+        if content.symmetry is not None:
+            plots += turning.plots(content.symmetry)
+        return [path for plot in plots for path in plot.save(folder)]
     except OSError as error:
         raise RunError("cannot be written", where=str(folder), why=error.strerror or str(error)) from None
 
@@ -167,6 +171,7 @@ def summary(content: Content) -> dict[str, Any]:
             }
             for table in results.subgroups
         ],
+        "symmetry": None if content.symmetry is None else content.symmetry.to_dict(),
         "notices": list(content.notices),
     }
     if content.comparison is not None:

@@ -17,6 +17,7 @@ from confide.evaluation.segmentation import SEGMENTATION_METRICS, summarise
 from confide.experiments.predictions import Predictions
 from confide.experiments.record import Run
 from confide.reports.recognition import Recognition, recognition
+from confide.reports.symmetry import Symmetry, symmetry_of
 from confide.reports.words import Claim, Point, claim_of, not_covered, rests_on
 
 BOOTSTRAP = Bootstrap(1000)
@@ -58,6 +59,7 @@ class Content:
     majority_class: str | None
     comparison: Comparison | None
     notices: tuple[str, ...] = field(default=())
+    symmetry: Symmetry | None = None
 
 
 def content_of(run: Run, twin: Run | None = None, *, bootstrap: Bootstrap | None = BOOTSTRAP) -> Content:
@@ -85,6 +87,7 @@ def content_of(run: Run, twin: Run | None = None, *, bootstrap: Bootstrap | None
         majority_class=majority_class,
         comparison=None if twin is None else _compare(run, results, twin, bootstrap),
         notices=(*_state(run), *run.problems, *run.record.warnings, *notices),
+        symmetry=symmetry_of(run),
     )
 
 

@@ -12,6 +12,7 @@ from confide.reports.content import Comparison, Content, metric_names
 from confide.reports.numbers import difference_text, metric_text, scientific
 from confide.reports.origin import Tile
 from confide.reports.samples import Sample
+from confide.reports.turning import symmetry_view
 from confide.reports.words import ATTACKER, MANY, ONE, adjacency_words, promise
 
 _STATUS = {
@@ -63,6 +64,7 @@ def report_view(
         "samples": samples,
         "saliency": saliency,
         "samples_note": f"{_samples_note(saliency)} {why_no_saliency}".strip(),
+        "symmetry": symmetry_view(content),
         "diagnostics": inside,
         "diagnostics_note": _diagnostics_note(content.run),
         "cost": origin.cost(record),
@@ -94,6 +96,8 @@ def _contents(view: dict[str, Any]) -> list[tuple[str, str]]:
         entries.append(("groups", "Groups"))
     if view["samples"]:
         entries.append(("samples", "Samples"))
+    if view["symmetry"]:
+        entries.append(("turning", "Turning"))
     if view["diagnostics"]:
         entries.append(("gradients", "Training"))
     return [*entries, ("again", "Do it again")]
