@@ -96,6 +96,19 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, expected: dict[str, A
     assert scores(records) == expected
 
 
+@pytest.mark.parametrize(("said", "threads"), [("1", 1), ("3", 3), ("", 2), ("0", 2), ("many", 2), (None, 2)])
+def test_a_worker_takes_the_threads_that_the_environment_names(
+    said: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the four cores of this machine are shared by the two jobs."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert LocalProcesses(2).threads_each() == threads
+    assert LocalProcesses(2, threads=5).threads_each() == 5
+
+
 class Killing(Counting):
     """Kills the worker that is about to get a cell, as the out-of-memory killer would."""
 
