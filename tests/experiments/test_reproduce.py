@@ -98,6 +98,9 @@ def test_table_1_has_the_published_cells_and_budget() -> None:
     published_groups = {"e", "C1", "C4", "C8", "C16", "O2"}
     one_seed = [c for c in cells if c.labels["seed"] == "s0" and c.labels["group"] in published_groups]
     assert len(one_seed) == 72
+    baseline = [c for c in cells if c.labels["group"] == "ResNet50"]
+    assert len(baseline) == 6  # three data sets, with and without DP
+    assert {c.experiment.model.name for c in baseline} == {"resnet50"}
     for scale in ("quick", "paper"):
         for cell in reproduce.load("hoelzl-table1").cells(scale):
             privacy = cell.experiment.privacy
@@ -166,7 +169,7 @@ def test_figure_4_states_the_epsilon_that_its_columns_really_have(tmp_path: Path
 
 SMOKE: dict[str, Any] = {
     "deepee-benchmark": 2,
-    "deepee-liver": 2,
+    "deepee-liver": 4,
     "deepee-pneumonia": 2,
     "hoelzl-figure1": 2,
     "hoelzl-figure2": 1,
