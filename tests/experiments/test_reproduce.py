@@ -195,7 +195,7 @@ def liver_slices(folder: Path) -> None:
     np.savez(folder / "chaos_liver_mr_128.npz", **arrays)
 
 
-# All nine together took 43 s of CPU on one core (limit: three minutes), so that they belong to every CI run.
+# All nine together took 73 s of CPU (limit: three minutes), children included: they belong to every CI run.
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_runs_at_smoke_scale(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "deepee-liver" and find("chaos_liver_mr_128") is None:

@@ -287,8 +287,8 @@ def test_weights_for_colour_start_a_network_for_gray_and_are_declared_public(
 ) -> None:
     from confide.models import ResNet18
 
-    # Widths of 8 at least: torch 2.13 writes out of bounds in the backward pass of a 1×1 convolution of stride 2
-    # with fewer input channels, where images are channels-last, and the process aborts.
+    # Widths of 8 at least: with fewer input channels, the backward pass of torch 2.13's own 1×1 convolution
+    # of stride 2 writes out of bounds where images are channels-last, and the process aborts.
     colour = ResNet18(in_channels=3, classes=7, widths=(8, 8, 8, 8), stem="small").state_dict()
     save_file(colour, tmp_path / "public.safetensors")
     experiment = make(
