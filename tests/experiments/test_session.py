@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from confide.errors import BudgetExhaustedError, ConfigError, ModelError, RunError
 from confide.experiments import history
@@ -280,6 +280,37 @@ def test_initial_weights(make: Make, tmp_path: Path) -> None:
     fit(experiment)
     for name, tensor in weights(experiment).items():
         torch.testing.assert_close(tensor, given[name], atol=1e-6, rtol=0)
+
+
+def test_weights_for_colour_start_a_network_for_gray_and_are_declared_public(
+    make: Make, tmp_path: Path
+) -> None:
+    from confide.models import ResNet18
+
+    # Widths of 8 at least: with fewer input channels, the backward pass of torch 2.13's own 1×1 convolution
+    # of stride 2 writes out of bounds where images are channels-last, and the process aborts.
+    colour = ResNet18(in_channels=3, classes=7, widths=(8, 8, 8, 8), stem="small").state_dict()
+    save_file(colour, tmp_path / "public.safetensors")
+    experiment = make(
+        "gray",
+        model={"name": "resnet18", "widths": [8, 8, 8, 8], "stem": "small"},
+        training__initial_weights=str(tmp_path / "public.safetensors"),
+        training__optimizer={"lr": 1e-12},
+        training__ema=0.0,
+        privacy="none",
+    )
+    record = fit(experiment)
+    assert "initial weights: public.safetensors" in record.declared_public
+    found = weights(experiment)
+    torch.testing.assert_close(found["conv1.weight"], colour["conv1.weight"].sum(1, keepdim=True))
+    torch.testing.assert_close(found["layer4.1.conv2.weight"], colour["layer4.1.conv2.weight"])
+    assert found["fc.weight"].shape == (2, 8)
+
+
+def test_weights_of_another_network_are_refused(make: Make, tmp_path: Path) -> None:
+    save_file({"stem.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match="none of the initial weights fits"):
+        fit(make("other", training__initial_weights=str(tmp_path / "other.safetensors")))
 
 
 def test_a_model_that_mixes_samples_is_refused_by_name(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

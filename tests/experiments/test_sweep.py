@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from confide.errors import ConfigError
+from confide.errors import ConfigError, MissingExtraError
 from confide.experiments.sweep import Places, Unwatched, finished, run_sweep
 from confide.experiments.sweep_grid import Cell, Grid
 from confide.experiments.sweep_local import InProcess, LocalProcesses
@@ -94,6 +94,19 @@ def test_a_damaged_record_does_not_count(tmp_path: Path) -> None:
 def test_two_processes_give_what_one_gives(tmp_path: Path, expected: dict[str, Any]) -> None:
     records = run_sweep("g", cells(), Places.below(tmp_path), LocalProcesses(2, threads=1))
     assert scores(records) == expected
+
+
+@pytest.mark.parametrize(("said", "threads"), [("1", 1), ("3", 3), ("", 2), ("0", 2), ("many", 2), (None, 2)])
+def test_a_worker_takes_the_threads_that_the_environment_names(
+    said: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the four cores of this machine are shared by the two jobs."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert LocalProcesses(2).threads_each() == threads
+    assert LocalProcesses(2, threads=5).threads_each() == 5
 
 
 class Killing(Counting):
@@ -220,3 +233,35 @@ def test_ray_gives_what_one_process_gives(tmp_path: Path, expected: dict[str, An
 
     records = run_sweep("g", cells(), Places.below(tmp_path), RayCluster(jobs=2))
     assert scores(records) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.filterwarnings("ignore")
+def test_a_cell_that_fails_on_ray_never_stops_the_rest(tmp_path: Path, expected: dict[str, Any]) -> None:
+    pytest.importorskip("ray")
+    from confide.experiments.sweep_ray import RayCluster
+
+    axes = {"seed": {"absent": {"data.name": "nowhere-at-all"}, "1": {"seed": 1}}}
+    records = run_sweep("g", cells(axes=axes), Places.below(tmp_path), RayCluster(jobs=1))
+    absent, one = records
+    assert absent.status == "failed" and "no data set" in absent.error
+    assert scores([one]) == {"1": expected["1"]}
+
+
+@pytest.mark.distributed
+@pytest.mark.filterwarnings("ignore")
+def test_an_address_without_a_cluster_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from confide.experiments.sweep_ray import RayCluster
+
+    with pytest.raises(ConfigError, match="no Ray cluster"):
+        run_sweep("g", cells()[:1], Places.below(tmp_path), RayCluster("no-such-scheme://nowhere"))
+
+
+def test_without_ray_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from confide.experiments.sweep_ray import RayCluster
+
+    monkeypatch.setitem(sys.modules, "ray", None)  # as Python marks a module that cannot be imported
+    with pytest.raises(MissingExtraError, match=r"confide\[sweep\]"):
+        run_sweep("g", cells()[:1], Places.below(tmp_path), RayCluster())

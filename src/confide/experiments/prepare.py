@@ -84,6 +84,8 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from confide.models import load_published
+
     try:
         given = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -93,15 +95,12 @@ def _load_weights(model: nn.Module, path: Path) -> None:
             why=str(error),
             remedy="Give a safetensors file.",
         ) from None
-    own = model.state_dict()
-    fitting = {name: t for name, t in given.items() if name in own and own[name].shape == t.shape}
-    if not fitting:
+    try:
+        load_published(model, given)
+    except ModelError as error:
         raise ConfigError(
-            "none of the initial weights fits the model",
-            where=str(path),
-            why=f"It has {', '.join(list(given)[:3])}, ...; the model has {', '.join(list(own)[:3])}, ...",
-        )
-    model.load_state_dict(own | fitting)
+            "none of the initial weights fits the model", where=str(path), why=str(error)
+        ) from None
 
 
 def planned_steps(training: TrainingConfig, units: int) -> int:

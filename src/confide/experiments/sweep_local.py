@@ -48,7 +48,7 @@ class LocalProcesses:
 
     Attributes:
         jobs: N.
-        threads: CPU threads of each; default: the cores shared evenly.
+        threads: CPU threads of each; default: what OMP_NUM_THREADS says, else the cores shared evenly.
     """
 
     jobs: int = 1
@@ -76,13 +76,18 @@ class LocalProcesses:
             for worker in workers:
                 _end(worker)
 
+    def threads_each(self) -> int:
+        """CPU threads of a worker. On a busy machine, more than asked for cost far more than they bring."""
+        said = os.environ.get("OMP_NUM_THREADS", "")
+        asked = int(said) if said.isdecimal() else 0
+        return self.threads or asked or max(1, (os.cpu_count() or 1) // self.jobs)
+
     def _start(self) -> _Worker:
         # spawn: a forked process would share torch's threads and locks in an undefined state.
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        threads = self.threads or max(1, _threads() // self.jobs)
         # No daemon: a benchmark measures memory in processes of its own. The kernel ends orphans instead.
-        process = context.Process(target=_work, args=(theirs, threads, os.getpid()))
+        process = context.Process(target=_work, args=(theirs, self.threads_each(), os.getpid()))
         process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -125,15 +130,6 @@ def _end(worker: _Worker) -> None:
     if worker.process.is_alive():
         worker.process.kill()
         worker.process.join()
-
-
-def _threads() -> int:
-    """Threads for all workers together: what OMP_NUM_THREADS allows, else the cores this process may use.
-
-    Two threads where there is one core to run on spin on each other and cost many times one thread's time.
-    """
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdecimal() and int(asked) > 0 else len(os.sched_getaffinity(0))
 
 
 def _work(pipe: Connection, threads: int, parent: int) -> None:

@@ -13,13 +13,17 @@ from confide.errors import ConfigError
 from confide.models.options import nearest
 from confide.models.resnet9 import ResNet9
 from confide.models.resnet18 import ResNet18
+from confide.models.resnet50 import ResNet50
 from confide.models.unet import UNet
+from confide.models.unet_resnet18 import UNetResNet18
 from confide.models.vgg11 import VGG11
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": ResNet18,
+    "resnet50": ResNet50,
     "resnet9": ResNet9,
     "unet": UNet,
+    "unet_resnet18": UNetResNet18,
     "vgg11": VGG11,
 }
 
