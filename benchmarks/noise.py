@@ -41,13 +41,11 @@ def floating_point(count: int, times: int) -> list[list[Any]]:
     """The default noise for a model of so many parameters."""
     sums = {str(i): torch.zeros(count // TENSORS) for i in range(TENSORS)}
     noise = GaussianNoise(1.0)
-    drawn = standard_normals(KEY.stream("ahead", step=0), count)
     return [
         row("torch.randn, float32", count, times, lambda _: torch.randn(count)),
         row("keystream alone", count, times, lambda stream: stream.bytes(8 * count)),
         row("normals, float64", count, times, lambda stream: standard_normals(stream, count)),
         row("as in a step", count, times, lambda stream: noise.add_(sums, stream)),
-        row("as in a step, drawn ahead", count, times, lambda _: noise.add_drawn_(sums, drawn)),
     ]
 
 

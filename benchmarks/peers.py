@@ -27,7 +27,7 @@ from torch.func import functional_call, grad, vmap
 from benchmarks.workloads import WORKLOADS, Batch, Workload, losses
 from confide.gradients.engine import clipped_gradient
 from confide.mechanisms.keys import RunKey
-from confide.mechanisms.noise import GaussianNoise
+from confide.mechanisms.noise import GaussianNoise, NoiseAhead
 
 RECORD = Path(__file__).parent / "records" / "peers.json"
 BARS = {
@@ -67,11 +67,12 @@ def confide(method: str, *, keyed: bool = True) -> Callable[[nn.Module, Batch], 
         optimizer, noise, key = _sgd(model), GaussianNoise(1.0), RunKey.from_os()
         parameters = dict(model.named_parameters())
         steps = iter(range(1 << 30))
+        ahead = NoiseAhead(lambda step: key.stream("noise", step=step), 1 << 30)
 
         def step() -> None:
             out = clipped_gradient(model, losses, batch, clip_norm=1.0, method=method)
             if keyed:
-                noisy = noise.add_(out.sums, key.stream("noise", step=next(steps)))
+                noisy = ahead.add_(noise, out.sums, next(steps))
             else:
                 noisy = {name: value + torch.randn_like(value) for name, value in out.sums.items()}
             for name, value in noisy.items():

@@ -132,13 +132,7 @@ class Session:
         names = training.augmentation.operations
         augmentation = Augmentation.of(names) if names else None
         loss = make_loss(training, self.splits)
-        work = Work(
-            training.physical_batch_size,
-            training.method,
-            self.experiment.data.max_rows_per_unit,
-            # Noise drawn ahead is for a fixed set of parameters.
-            noise_ahead=False if training.stages else None,
-        )
+        work = Work(training.physical_batch_size, training.method, self.experiment.data.max_rows_per_unit)
         model, optimizer, seed = self.trainer.model, self.trainer.optimizer, self.experiment.seed
         if self.privacy is None:
             chosen = seed if seed is not None else secrets.randbits(32)

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from confide.errors import InputError, PlanError
+from confide.errors import PlanError
 from confide.mechanisms.keys import SPARE, Stream
 
 # Numbers are made in pieces that stay in the cache. Part of the stream's meaning: changing it changes the
@@ -107,33 +107,35 @@ class GaussianNoise:
 
         The stream is cut into one part for each name, in order, so that no two coordinates share a number.
         """
-        return self._add(sums, _pieces(stream, _count(sums)))
+        return _add_pieces(sums, self._scaled(stream, _count(sums)))
 
-    def add_drawn_(self, sums: dict[str, Tensor], normals: Tensor) -> dict[str, Tensor]:
-        """`add_`, with the stream's `standard_normals` drawn beforehand. They are used up.
+    def draw(self, stream: Stream, out: Tensor) -> Tensor:
+        """Fill a vector with what `add_` would add, rounded to its dtype."""
+        begin = 0
+        for piece in self._scaled(stream, len(out)):
+            out[begin : begin + len(piece)] = piece
+            begin += len(piece)
+        return out
 
-        Raises:
-            InputError: If there is not one number for each coordinate.
-        """
-        if normals.shape != (_count(sums),):
-            raise InputError(f"{tuple(normals.shape)} normals were drawn for {_count(sums)} coordinates")
-        return self._add(sums, normals.split(PIECE))
+    def _scaled(self, stream: Stream, count: int) -> Generator[Tensor]:
+        return (piece.mul_(self.share) for piece in _pieces(stream, count))
 
-    def _add(self, sums: dict[str, Tensor], pieces: Iterable[Tensor]) -> dict[str, Tensor]:
-        """Piece by piece, so that the numbers are used while they are in the cache."""
-        noisy = {name: tensor.detach().contiguous() for name, tensor in sums.items()}
-        places = _places([tensor.view(-1) for tensor in noisy.values()])
-        for piece, stretches in zip(pieces, places, strict=True):
-            scaled = piece.mul_(self.share)
-            # Neighbours of one dtype and device take one call: a network has many small parameters, and
-            # noise should cost by its numbers, not by their grouping.
-            for (dtype, device), run in itertools.groupby(stretches, key=lambda t: (t.dtype, t.device)):
-                targets = list(run)
-                sizes = [len(target) for target in targets]
-                part, scaled = scaled[: sum(sizes)], scaled[sum(sizes) :]
-                parts = part.to(device, dtype).split(sizes)
-                torch._foreach_add_(targets, parts)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-        return noisy
+
+def _add_pieces(sums: dict[str, Tensor], pieces: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Piece by piece, so that the numbers are used while they are in the cache."""
+    noisy = {name: tensor.detach().contiguous() for name, tensor in sums.items()}
+    places = _places([tensor.view(-1) for tensor in noisy.values()])
+    for piece, stretches in zip(pieces, places, strict=True):
+        rest = piece
+        # Neighbours of one dtype and device take one call: a network has many small parameters, and noise
+        # should cost by its numbers, not by their grouping.
+        for (dtype, device), run in itertools.groupby(stretches, key=lambda t: (t.dtype, t.device)):
+            targets = list(run)
+            sizes = [len(target) for target in targets]
+            part, rest = rest[: sum(sizes)], rest[sum(sizes) :]
+            parts = part.to(device, dtype).split(sizes)
+            torch._foreach_add_(targets, parts)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+    return noisy
 
 
 def _count(sums: dict[str, Tensor]) -> int:
@@ -157,40 +159,46 @@ def _places(flat: list[Tensor]) -> list[list[Tensor]]:
 
 
 class NoiseAhead:
-    """Draws the next step's normals in a thread, while the gradient of this step is computed.
+    """Draws the next step's noise in a thread, while the gradient of this step is computed.
 
-    Noise does not depend on data, so it may be drawn before the data are seen; the numbers stay in memory
-    until then and are given out once.
+    Noise does not depend on data, so it may be drawn before the data are seen. It stays in memory until then
+    and is added once: the same numbers as `GaussianNoise.add_` adds.
 
     Args:
         streams: step -> the stream of its noise.
-        count: Numbers in a step.
         steps: Steps of the run; nothing is drawn beyond them.
     """
 
-    def __init__(self, streams: Callable[[int], Stream], count: int, steps: int) -> None:
+    def __init__(self, streams: Callable[[int], Stream], steps: int) -> None:
         self._streams = streams
-        self._count = count
         self._steps = steps
         self._pool = ThreadPoolExecutor(1, "confide-noise")
-        self._next: tuple[int, Future[Tensor]] | None = None
+        self._room = torch.empty(0)
+        self._next: tuple[int, GaussianNoise, Future[Tensor]] | None = None
 
-    def take(self, step: int) -> Tensor:
-        """The normals of a step, (count,) in float64; starts on those of the next step.
+    def add_(self, noise: GaussianNoise, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """`noise.add_` of a step's sums; starts on the noise of the next step.
 
-        Drawn here and now if they are not those that were begun, for example in the first step.
+        Drawn here and now if it is not what was begun, for example in the first step, or where the noise has
+        changed meanwhile.
         """
         ready, self._next = self._next, None
-        if ready is not None and ready[0] != step:
-            ready[1].cancel()
-            ready = None
-        drawn = self._draw(step) if ready is None else ready[1].result()
+        if ready is not None:
+            drawn = ready[2].result()  # also if it is not used: the thread writes to our room
+        if ready is not None and ready[:2] == (step, noise) and len(self._room) == _count(sums):
+            noisy = _add_pieces(sums, drawn.split(PIECE))
+        else:
+            noisy = noise.add_(sums, self._streams(step))
         if step + 1 < self._steps:
-            self._next = (step + 1, self._pool.submit(self._draw, step + 1))
-        return drawn
+            self._begin(noise, step + 1, noisy)
+        return noisy
 
-    def _draw(self, step: int) -> Tensor:
-        return standard_normals(self._streams(step), self._count)
+    def _begin(self, noise: GaussianNoise, step: int, like: dict[str, Tensor]) -> None:
+        kinds = {tensor.dtype for tensor in like.values()}
+        dtype = kinds.pop() if len(kinds) == 1 else torch.float64
+        if len(self._room) != _count(like) or self._room.dtype != dtype:
+            self._room = torch.empty(_count(like), dtype=dtype)
+        self._next = (step, noise, self._pool.submit(noise.draw, self._streams(step), self._room))
 
     def close(self) -> None:
         """Stop the thread."""

@@ -19,7 +19,6 @@ Public: the plan, the clip bound, the shapes. Secret: the key, the sampled units
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -156,7 +155,7 @@ class PrivateMechanism:
         if self._ahead is None:
             sums = noise.add_(contribution.sums, self._stream(step))
         else:
-            sums = noise.add_drawn_(contribution.sums, self._ahead.take(step))
+            sums = self._ahead.add_(noise, contribution.sums, step)
         statistics: dict[str, Tensor] = {}
         for index, (name, multiplier) in enumerate(sorted(_multipliers(self.plan).items())):
             side = GaussianNoise(multiplier * SENSITIVITY[name], ranks=self.ranks.world)
@@ -168,14 +167,13 @@ class PrivateMechanism:
     def _stream(self, step: int) -> Stream:
         return self._key.stream("noise", step=step, rank=self.ranks.rank)
 
-    def draw_ahead(self, parameters: Mapping[str, Tensor]) -> None:
+    def draw_ahead(self) -> None:
         """From now on, draw each step's noise in a thread before it is needed; call `close` at the end.
 
         Noise depends on no data. It stays in memory, and is released only after its step was charged.
         """
         if not self.hardened and self._ahead is None:
-            count = sum(p.numel() for p in parameters.values())
-            self._ahead = NoiseAhead(self._stream, count, self.plan.steps)
+            self._ahead = NoiseAhead(self._stream, self.plan.steps)
 
     def close(self) -> None:
         """Stop the thread that draws ahead, if there is one."""

@@ -7,6 +7,7 @@ Nothing here decides who is in a batch; cutting it differently changes time and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +35,8 @@ class Work:
         method: How gradients are clipped; see `confide.clipped_gradient`.
         max_rows_per_unit: At most so many random rows of a unit enter a step. (This one does change the
             result; it bounds the work that a unit with many rows makes.)
-        noise_ahead: Draw the noise of the next step in a thread meanwhile; default: where a GPU trains, so
-            that the processor has nothing else to do. The noise is the same.
+        noise_ahead: Draw the noise of the next step in a thread meanwhile; default: where a core is free,
+            because a GPU trains or torch uses fewer threads than there are. The noise is the same.
     """
 
     physical_batch_size: int = 256
@@ -48,6 +49,17 @@ class Work:
             raise InputError(f"physical batch size {self.physical_batch_size} is below 1")
         if self.max_rows_per_unit is not None and self.max_rows_per_unit < 1:
             raise InputError(f"at most {self.max_rows_per_unit} rows of a unit would leave it none")
+
+    def draws_ahead(self, device: torch.device) -> bool:
+        """Whether noise is drawn in a thread, for a model on this device."""
+        if self.noise_ahead is not None:
+            return self.noise_ahead
+        return device.type != "cpu" or torch.get_num_threads() < _cores()
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -159,9 +159,8 @@ class PrivateLoop:
         """Take the plan's remaining steps."""
         # All of them: which ones are trained may change between steps, for example by staged unfreezing.
         plan, parameters = self.mechanism.plan, dict(self.model.named_parameters())
-        ahead = self.work.noise_ahead
-        if ahead or (ahead is None and next(iter(parameters.values())).is_cuda):
-            self.mechanism.draw_ahead(dict(trainable(self.model)))
+        if self.work.draws_ahead(next(iter(parameters.values())).device):
+            self.mechanism.draw_ahead()
         try:
             for number in range(first_step, plan.steps):
                 if charge is not None:
