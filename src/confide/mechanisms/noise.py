@@ -183,12 +183,11 @@ class NoiseAhead:
         changed meanwhile.
         """
         ready, self._next = self._next, None
-        if ready is not None:
-            drawn = ready[2].result()  # also if it is not used: the thread writes to our room
-        if ready is not None and ready[:2] == (step, noise) and len(self._room) == _count(sums):
-            noisy = _add_pieces(sums, drawn.split(PIECE))
-        else:
+        drawn = None if ready is None else ready[2].result()  # also if unused: the thread writes to our room
+        if ready is None or drawn is None or ready[:2] != (step, noise) or len(drawn) != _count(sums):
             noisy = noise.add_(sums, self._streams(step))
+        else:
+            noisy = _add_pieces(sums, drawn.split(PIECE))
         if step + 1 < self._steps:
             self._begin(noise, step + 1, noisy)
         return noisy
