@@ -199,6 +199,11 @@ class NoiseAhead:
             self._room = torch.empty(_count(like), dtype=dtype)
         self._next = (step, noise, self._pool.submit(noise.draw, self._streams(step), self._room))
 
+    def wait(self) -> None:
+        """Until what was begun is drawn."""
+        if self._next is not None:
+            self._next[2].result()
+
     def close(self) -> None:
         """Stop the thread."""
         self._next = None
