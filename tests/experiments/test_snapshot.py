@@ -74,9 +74,16 @@ def test_no_key_and_no_seed_of_the_noise_is_written(
     from confide.mechanisms.keys import RunKey
 
     secret = bytes(range(100, 132))
-    monkeypatch.setattr(RunKey, "from_os", classmethod(lambda cls: cls.from_bytes(secret)))
+    keys: list[RunKey] = []
+
+    def known(cls: type[RunKey]) -> RunKey:
+        keys.append(cls.from_bytes(secret))
+        return keys[-1]
+
+    monkeypatch.setattr(RunKey, "from_os", classmethod(known))
     experiment = make()
     fit(experiment)
+    assert len(keys) == 1  # the run's own
     forms = (secret, secret.hex().encode(), str(list(secret)).encode(), str(int.from_bytes(secret)).encode())
     written = [path for path in experiment.folder.rglob("*") if path.is_file()]
     assert len(written) >= 7

@@ -44,13 +44,14 @@ def versions() -> dict[str, str]:
 
 
 def describe_run(session: Session, ended: Ended, found: Results | None) -> RunRecord:
-    """The record of a run as it stands. What is spent is what was charged, never less."""
+    """The record of a run as it stands. What is spent is what was charged; a running one says none."""
     experiment, privacy, progress = session.experiment, session.privacy, session.progress
     seeded = experiment.seed is not None
     guarantee = spent = None
     if privacy is not None:
         guarantee = privacy.plan.guarantee(private=not seeded).to_dict()
-        if ended.charged:
+        # While it runs, steps are charged that this record would not know of after a crash.
+        if ended.charged and ended.status != "running":
             epsilon = privacy.plan.epsilon(steps=ended.charged)
             spent = Spent(epsilon=epsilon, delta=privacy.plan.delta, steps=ended.charged)
     device = next(session.trainer.model.parameters()).device

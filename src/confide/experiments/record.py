@@ -125,7 +125,11 @@ class Audit(Part):
 
 
 class RunRecord(Part):
-    """The record of a run: `guarantee` is None without DP, `spent` is None before the first step."""
+    """The record of a run: `guarantee` is None without DP.
+
+    `spent` is None before the first step, and while the run goes on, so also after it was killed: then the
+    whole plan counts, and the ledger knows more.
+    """
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
     name: str

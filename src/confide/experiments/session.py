@@ -2,7 +2,8 @@
 """One run, from prepared objects to its record.
 
 Order matters and is fixed here: the whole plan is reserved in the ledger before the first step, every step is
-charged before its noise is drawn, and the record on disk never claims less than what was charged.
+charged before its noise is drawn, and the record on disk never claims less than what was charged: while a run
+goes on it claims nothing but the plan.
 """
 
 from __future__ import annotations
