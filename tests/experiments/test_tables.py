@@ -201,7 +201,21 @@ def test_a_side_may_be_a_difference_itself() -> None:
 
 def test_a_reasoned_verdict_is_shown_as_it_is() -> None:
     claims = [{"claim": "c", "theirs": "t", "ours": "o", "verdict": "not derivable"}]
-    found = verdicts(grid(claims=claims), [])
+    found = verdicts(grid(claims=claims), {})
     assert found is not None
     assert found.rows == [["c", "t", "o", "not derivable"]]
-    assert verdicts(grid(), []) is None
+    assert verdicts(grid(), {}) is None
+
+
+def test_the_largest_scale_that_ran_decides_and_all_are_shown() -> None:
+    test = {"figure": "test.accuracy", "left": {"group": "C4"}, "right": {"group": "e"}}
+    claims = [{"claim": "c", "theirs": "t", "test": test}]
+    better = [record(0.9, 0.01, group="C4"), record(0.5, 0.01, group="e")]
+    worse = [record(0.5, 0.01, group="C4"), record(0.9, 0.01, group="e")]
+    found = verdicts(grid(claims=claims), {"quick": better, "paper": worse})
+    assert found is not None
+    shown = "paper scale: -40.0 ± 1.4 points. quick scale: +40.0 ± 1.4 points"
+    assert found.rows == [["c", "t", shown, "does not hold"]]
+    found = verdicts(grid(claims=claims), {"quick": better, "paper": worse[:1]})
+    assert found is not None
+    assert found.rows == [["c", "t", "quick scale: +40.0 ± 1.4 points", "holds"]]

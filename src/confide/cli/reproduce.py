@@ -73,7 +73,7 @@ def _show(found: Reproduced) -> None:
         *tables(found.grid, found.records),
         guarantee_table(found.records),
         data_table(found.records),
-        verdicts(found.grid, found.records) if found.scale != "smoke" else None,
+        verdicts(found.grid, {found.scale: found.records}) if found.scale != "smoke" else None,
     ]
     for part in parts:
         if part is None:

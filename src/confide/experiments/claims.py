@@ -8,7 +8,7 @@ difference smaller than the 95% intervals of its two sides decides nothing, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,7 @@ from confide.experiments.sweep_record import CellRecord
 from confide.experiments.tables import Rendered, mean_interval
 
 Where = dict[str, str | list[str]]
+NOT_RUN = "not run"
 
 
 class Difference(BaseModel):
@@ -50,8 +51,12 @@ class Claim(BaseModel):
     verdict: str = ""
 
 
-def verdicts(grid: Grid, records: Sequence[CellRecord]) -> Rendered | None:
-    """The claims of a grid as a table; None if it has none."""
+def verdicts(grid: Grid, records: Mapping[str, Sequence[CellRecord]]) -> Rendered | None:
+    """The claims of a grid as a table; None if it has none.
+
+    records: of each scale, the smallest first. The largest that has run what a claim needs decides; the
+    evidence of all is shown.
+    """
     if not grid.claims:
         return None
     rows: list[list[str]] = []
@@ -59,8 +64,10 @@ def verdicts(grid: Grid, records: Sequence[CellRecord]) -> Rendered | None:
         claim = Claim.model_validate(values)
         ours, verdict = (claim.ours, claim.verdict)
         if claim.test is not None:
-            ours, verdict = judge(claim.test, records)
-            ours = f"{ours} {claim.ours}".strip()
+            judged = {scale: judge(claim.test, found) for scale, found in records.items()}
+            ran = [(f"{scale} scale: {text}", word) for scale, (text, word) in judged.items() if text]
+            verdict = ran[-1][1] if ran else NOT_RUN
+            ours = " ".join([". ".join(text for text, _ in reversed(ran)), claim.ours]).strip()
         rows.append([claim.claim, claim.theirs, ours, verdict])
     return Rendered("", ["claim", "their evidence", "our evidence", "verdict"], rows)
 
@@ -98,7 +105,7 @@ def _side(
 
 def _verdict(signs: Sequence[int]) -> str:
     if not signs:
-        return "not run"
+        return NOT_RUN
     yes, no = signs.count(1), signs.count(-1)
     if yes == len(signs):
         return "holds"

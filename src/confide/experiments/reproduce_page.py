@@ -28,8 +28,7 @@ def page(grid: Grid, records: Mapping[str, Sequence[CellRecord]]) -> str:
     parts.append("")
     for scale, found in records.items():
         parts += _scale(grid, scale, found)
-    best = next((found for found in reversed(list(records.values())) if found), [])
-    claims = verdicts(grid, best)
+    claims = verdicts(grid, records)
     if claims is not None:
         parts += ["## Claims", "", _judged_at(records), "", claims.markdown()]
     if grid.checklist:
@@ -108,10 +107,14 @@ def _scale(grid: Grid, scale: str, records: Sequence[CellRecord]) -> list[str]:
 
 
 def _judged_at(records: Mapping[str, Sequence[CellRecord]]) -> str:
-    scale = next((scale for scale in reversed(list(records)) if records[scale]), None)
-    if scale is None:
+    ran = [scale for scale, found in records.items() if found]
+    if not ran:
         return "Nothing has been run yet."
-    words = f"Judged by the records at {scale} scale; one seed decides little."
-    if scale == "quick":
-        words += " These runs are far shorter than the published ones, and refute nothing about those."
+    words = "One seed decides little."
+    if len(ran) > 1:
+        words = "The largest scale that has run what a claim needs decides. " + words
+    if "quick" in ran:
+        words += (
+            " Runs at quick scale are far shorter than the published ones, and refute nothing about those."
+        )
     return words
