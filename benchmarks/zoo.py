@@ -158,7 +158,9 @@ NETWORKS = (
         (32, 32),
         dense=True,
     ),
-    *_both("SwinUNETR", _segmenter("SwinUNETR", feature_size=12), (64, 64), dense=True),
+    Network("SwinUNETR 2-D", _segmenter("SwinUNETR", feature_size=12)(2), (1, 64, 64), dense=True),
+    # Two voxels are left at the bottom, the fewest that instance norm takes; 64³ needs too much memory here.
+    Network("SwinUNETR 3-D", _segmenter("SwinUNETR", feature_size=12)(3), (1, 64, 32, 32), dense=True),
     *_both("VNet", _segmenter("VNet"), (32, 32), dense=True),
     *_both(
         "DynUNet",
