@@ -95,3 +95,16 @@ def test_a_loss_that_takes_only_its_own_numbers_is_judged_on_them() -> None:
         clip_norm=1.0,
     )
     assert out.norms.shape == (4,)
+
+
+def test_losses_of_which_none_is_finite_settle_nothing() -> None:
+    def above_five(model: nn.Module, batch: Batch) -> Tensor:
+        return loss(model, batch) + (batch[0].flatten(1).amin(1) - 5).log()
+
+    model, labels = Mixing(), torch.tensor([0, 1, 2, 0])
+    nothing = clipped_gradient(
+        model, above_five, (torch.full((4, 1, 8, 8), torch.nan), labels), clip_norm=1.0
+    )
+    assert not any(bool(total.any()) for total in nothing.sums.values())
+    with pytest.raises(UnsupportedLayerError, match="changes with the other samples"):
+        clipped_gradient(model, above_five, (6 + torch.rand(4, 1, 8, 8), labels), clip_norm=1.0)

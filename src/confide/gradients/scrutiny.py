@@ -88,9 +88,11 @@ def uncompiled() -> Generator[None]:
         yield
 
 
-def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) -> bool:
+def scrutinised(
+    method: Method, model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip
+) -> bool | None:
     """Whether a method gives the one-by-one oracle's norms on the rows of two units; dropout is off
-    meanwhile.
+    meanwhile. None where that shows nothing: there is one unit, or no loss is finite.
 
     Random numbers stand for the rows' floating-point ones. What is refused, and which method is taken, must
     not follow from anybody's image; and an image of one grey makes normalisation a matter of rounding. Only a
@@ -104,7 +106,7 @@ def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units:
         UnsupportedLayerError: If a sample's loss depends on what else is in the batch.
     """
     if units.count < 2:
-        return True
+        return None
     rows = (units.index < 2).nonzero()[:, 0]
     few = pick(batch, rows)
     owners = Units.of(units.index[rows], len(rows), units.index.device)
@@ -125,7 +127,7 @@ def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units:
             remedy="confide.inspect(model) names the layer, confide.repair(model) replaces it. If the loss "
             "itself averages over the batch, let it return one value per sample.",
         )
-    return verdict != "differs"
+    return None if verdict is None else verdict != "differs"
 
 
 def _verdict(
