@@ -166,6 +166,35 @@ def test_noise_drawn_ahead_is_the_same_noise_once(one_dtype: bool) -> None:
     assert drawn == [0, 1, 2, 3, 4, 4]
 
 
+def test_noise_drawn_ahead_for_coarse_numbers_is_not_added_to_fine_ones() -> None:
+    key, noise = RunKey.from_os(), GaussianNoise(1.0)
+    with NoiseAhead(lambda step: key.stream("noise", step=step), steps=2) as ahead:
+        ahead.add_(noise, {"w": torch.zeros(100, dtype=torch.float16)}, 0)
+        got = ahead.add_(noise, {"w": torch.zeros(100, dtype=torch.float64)}, 1)
+    expected = noise.add_({"w": torch.zeros(100, dtype=torch.float64)}, key.stream("noise", step=1))
+    assert torch.equal(got["w"], expected["w"])
+
+
+def test_what_fails_in_the_thread_fails_the_step_and_no_other() -> None:
+    key, noise = RunKey.from_os(), GaussianNoise(1.0)
+
+    def stream(step: int):
+        return key.stream("noise", step=step)
+
+    class Failing(GaussianNoise):
+        def draw(self, stream: object, out: torch.Tensor) -> torch.Tensor:
+            out.zero_()
+            raise MemoryError
+
+    with NoiseAhead(stream, steps=3) as ahead:
+        sums = {"w": torch.zeros(100)}
+        ahead.add_(Failing(1.0), copied(sums), 0)
+        with pytest.raises(MemoryError):
+            ahead.add_(Failing(1.0), copied(sums), 1)
+        got = ahead.add_(noise, copied(sums), 1)
+    assert torch.equal(got["w"], noise.add_(copied(sums), stream(1))["w"])
+
+
 @pytest.mark.parametrize("stddev, ranks", [(0.0, 1), (-1.0, 1), (math.nan, 1), (math.inf, 1), (1.0, 0)])
 def test_noise_that_protects_nothing_is_refused(stddev: float, ranks: int) -> None:
     with pytest.raises(PlanError):

@@ -70,28 +70,28 @@ def _choose(
                 continue
             reasons.append(f"not book-keeping: {error.reason}")
             break
-        if not right:
+        if right is False:
             doubt = part.doubts[0] if part.doubts else "norms differ"
             reasons.append(f"not book-keeping: a check against the oracle failed ({doubt})")
             break
-        return _decide(model, method, part, reasons, units)
+        return _decide(model, method, part, reasons, judged=right is not None)
     try:
         part = by_vmap(model, loss, batch, units, clip)
         reasons.append("vmap of the whole model")
-        return _decide(model, by_vmap, part, reasons, units)
+        return _decide(model, by_vmap, part, reasons, judged=units.count > 1)
     except ConfideError:
         raise
     except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
         reasons.append(f"not vmap: {' '.join(str(error).split())[:160]}")
     reasons.append("one sample at a time")
-    return _decide(model, by_loop, by_loop(model, loss, batch, units, clip), reasons, units)
+    part = by_loop(model, loss, batch, units, clip)
+    return _decide(model, by_loop, part, reasons, judged=units.count > 1)
 
 
 def _decide(
-    model: nn.Module, method: Method, part: Part, reasons: list[str], units: Units
+    model: nn.Module, method: Method, part: Part, reasons: list[str], *, judged: bool
 ) -> tuple[Part, tuple[str, ...]]:
-    # One unit alone shows nothing about mixing: the next batch with two is judged.
-    judged = units.count > 1
+    # One unit alone, or losses of which none is finite, show nothing about mixing: the next batch is judged.
     choice = Choice(method, tuple(reasons), frozenset(part.doubts if judged else ()), judged)
     _choices[model] = choice
     if reasons:

@@ -62,14 +62,35 @@ def pick(batch: Any, rows: Tensor | slice) -> Any:
 
 
 def stand_in(batch: Any) -> Any:
-    """Random numbers in [0, 1) for every floating-point number of a batch: as targets, some losses take no
+    """Random numbers in [0, 1] for every floating-point number of a batch: as targets, some losses take no
     others."""
 
     def random(leaf: object) -> object:
         floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
-        return torch.rand_like(leaf) if isinstance(leaf, Tensor) and floating else leaf
+        return _unlike_rows(leaf) if isinstance(leaf, Tensor) and floating else leaf
 
     return tree_map(random, batch)
+
+
+def _unlike_rows(like: Tensor) -> Tensor:
+    """Random rows (B, ...) in [0, 1], each of its own brightness, with noise and stripes along each axis.
+
+    Of plain noise all rows have the same averages. A layer that mixes them behind a global average would
+    change next to nothing, and pass.
+    """
+    rest = range(1, like.dim())
+    kept = [tuple(rest), *((axis,) for axis in reversed(rest)), ()]  # along the other axes: constant
+    count, device = torch.arange(len(like)), like.device
+    shares = torch.rand(len(like), len(kept)) * 0.2
+    shares[:, 0] += 0.2  # none of one grey
+    shares[count, count % len(kept)] += 1.0
+    bright = 0.2 + 0.8 * (count * 0.618).frac()
+    shares = (shares * (bright / shares.sum(1))[:, None]).to(device)
+    rows = torch.zeros(like.shape, device=device)
+    for number, axes in enumerate(kept):
+        shape = [n if axis in (0, *axes) else 1 for axis, n in enumerate(like.shape)]
+        rows += shares[:, number].view(-1, *[1] * len(rest)) * torch.rand(shape, device=device)
+    return rows.clamp_(0.0, 1.0).to(like.dtype)
 
 
 def check_losses(losses: Any, rows: int) -> Tensor:

@@ -6,6 +6,7 @@ way of use."""
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ from confide.gradients.reference import Loss, loop_gradients, pick, stand_in
 from confide.gradients.tuning import kernels
 from confide.gradients.units import Clip, Units, add_into, squared_norms
 
-_Verdict = Literal["agrees", "differs", "mixes"]
+_Verdict = Literal["agrees", "nearly", "differs", "mixes"]
+_STRICT = 1e-5  # of losses: rows that are much alike move each other's by little where they are mixed
 
 
 def refuse_mixing(model: nn.Module) -> None:
@@ -86,22 +88,25 @@ def uncompiled() -> Generator[None]:
         yield
 
 
-def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) -> bool:
+def scrutinised(
+    method: Method, model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip
+) -> bool | None:
     """Whether a method gives the one-by-one oracle's norms on the rows of two units; dropout is off
-    meanwhile.
+    meanwhile. None where that shows nothing: there is one unit, or no loss is finite.
 
     Random numbers stand for the rows' floating-point ones. What is refused, and which method is taken, must
     not follow from anybody's image; and an image of one grey makes normalisation a matter of rounding. Only a
     loss that cannot take such numbers is judged on the rows themselves.
 
-    A model that is random all the same cannot be judged and passes. Before a model is found wanting, a copy
-    of it is judged in float64: narrow normalisation can blow float32's rounding up to any size.
+    A model that is random all the same cannot be judged and passes. Unless losses agree to five digits, a
+    copy is judged in float64 before a model is found wanting: narrow normalisation can blow float32's
+    rounding up to any size, and mixed rows that are alike move each other's loss by little.
 
     Raises:
         UnsupportedLayerError: If a sample's loss depends on what else is in the batch.
     """
     if units.count < 2:
-        return True
+        return None
     rows = (units.index < 2).nonzero()[:, 0]
     few = pick(batch, rows)
     owners = Units.of(units.index[rows], len(rows), units.index.device)
@@ -122,7 +127,7 @@ def scrutinised(method: Method, model: nn.Module, loss: Loss, batch: Any, units:
             remedy="confide.inspect(model) names the layer, confide.repair(model) replaces it. If the loss "
             "itself averages over the batch, let it return one value per sample.",
         )
-    return verdict != "differs"
+    return None if verdict is None else verdict != "differs"
 
 
 def _verdict(
@@ -134,7 +139,8 @@ def _verdict(
         return verdict
     try:
         exact, rows = copy.deepcopy(model).double(), tree_map(_doubled, few)
-        return _judged(method, exact, loss, rows, owners, clip) or verdict
+        found = _judged(method, exact, loss, rows, owners, clip)
+        return "mixes" if found == "nearly" else found or verdict  # float64 does not round that much
     except Exception:  # a copy or its loss may fail in any way; float32's word then stands
         return verdict
 
@@ -146,7 +152,8 @@ def _doubled(leaf: object) -> object:
 def _judged(
     method: Method, model: nn.Module, loss: Loss, few: Any, owners: Units, clip: Clip
 ) -> _Verdict | None:
-    """Whether the method agrees with the oracle, differs, or the model mixes; None: no loss is finite."""
+    """Whether the method agrees with the oracle, nearly, differs, or the model mixes; None: no loss is
+    finite."""
     with torch.random.fork_rng(), _without_dropout(model), kernels("model"):
         part = method(model, loss, few, owners, clip)
         losses, norms = part.losses, part.norms
@@ -154,12 +161,13 @@ def _judged(
         once, their_norms = _one_by_one(model, loss, few, owners)
         if not bool(once.isfinite().any()):
             return None
-        if _close(losses, once) and _close(norms, their_norms):
+        alike = _close(losses, once) and _close(norms, their_norms)
+        if alike and _close(losses, once, _STRICT):
             return "agrees"
         again, _ = _one_by_one(model, loss, few, owners)
     if not torch.equal(once.nan_to_num(), again.nan_to_num()):
         return "agrees"
-    return "differs" if _close(losses, once) else "mixes"
+    return "nearly" if alike else "differs" if _close(losses, once) else "mixes"
 
 
 def _one_by_one(model: nn.Module, loss: Loss, batch: Any, units: Units) -> tuple[Tensor, Tensor]:
@@ -181,14 +189,14 @@ def _one_by_one(model: nn.Module, loss: Loss, batch: Any, units: Units) -> tuple
     return torch.stack(losses), torch.stack(norms)
 
 
-def _close(ours: Tensor, theirs: Tensor) -> bool:
+def _close(ours: Tensor, theirs: Tensor, most: float = math.inf) -> bool:
     """Equal up to what float32 or autocast in two orders of summation may differ; NaN equals NaN."""
     finite = theirs.isfinite()
     if not bool(finite.any()):
         return True
     loose = 0.05 if torch.is_autocast_enabled(theirs.device.type) else 1e-3
     scale = theirs[finite].abs().max().clamp_min(1e-12)
-    return bool(((ours - theirs)[finite].abs() <= loose * scale).all())
+    return bool(((ours - theirs)[finite].abs() <= min(loose, most) * scale).all())
 
 
 @contextmanager

@@ -142,6 +142,12 @@ def _count(sums: dict[str, Tensor]) -> int:
     return sum(tensor.numel() for tensor in sums.values())
 
 
+def _dtype(sums: dict[str, Tensor]) -> torch.dtype:
+    """What noise is rounded to before it is added: coarser numbers would leave the last bits bare."""
+    kinds = {tensor.dtype for tensor in sums.values()}
+    return kinds.pop() if len(kinds) == 1 else torch.float64
+
+
 def _places(flat: list[Tensor]) -> list[list[Tensor]]:
     """For each piece of the stream: the stretches of the vectors that it falls on, in order."""
     places: list[list[Tensor]] = []
@@ -184,7 +190,8 @@ class NoiseAhead:
         """
         ready, self._next = self._next, None
         drawn = None if ready is None else ready[2].result()  # also if unused: the thread writes to our room
-        if ready is None or drawn is None or ready[:2] != (step, noise) or len(drawn) != _count(sums):
+        fits = drawn is not None and len(drawn) == _count(sums) and drawn.dtype == _dtype(sums)
+        if ready is None or drawn is None or not fits or ready[:2] != (step, noise):
             noisy = noise.add_(sums, self._streams(step))
         else:
             noisy = _add_pieces(sums, drawn.split(PIECE))
@@ -193,8 +200,7 @@ class NoiseAhead:
         return noisy
 
     def _begin(self, noise: GaussianNoise, step: int, like: dict[str, Tensor]) -> None:
-        kinds = {tensor.dtype for tensor in like.values()}
-        dtype = kinds.pop() if len(kinds) == 1 else torch.float64
+        dtype = _dtype(like)
         if len(self._room) != _count(like) or self._room.dtype != dtype:
             self._room = torch.empty(_count(like), dtype=dtype)
         self._next = (step, noise, self._pool.submit(noise.draw, self._streams(step), self._room))
