@@ -181,6 +181,8 @@ def test_an_exception_leaves_nothing_behind(error: type[BaseException], where: s
 def test_arguments_that_contradict_each_other() -> None:
     with pytest.raises(InputError, match="one of clip_norm and clipping"):
         clipped_gradient(net(), squares, images(), clip_norm=None)
+    with pytest.raises(InputError, match="physical batch size 0"):
+        clipped_gradient(net(), squares, images(), clip_norm=1.0, physical_batch_size=0)
     with pytest.raises(InputError, match="unknown method"):
         clipped_gradient(net(), squares, images(), clip_norm=1.0, method="ghost")
     with pytest.raises(ConfideError, match="one integer per row"):

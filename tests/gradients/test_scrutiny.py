@@ -49,6 +49,20 @@ def test_a_model_that_mixes_is_refused_whatever_the_first_images_are(value: floa
         clipped_gradient(Mixing(), loss, batch, clip_norm=1.0)
 
 
+def test_a_model_that_mixes_bytes_is_refused_whatever_the_first_images_are() -> None:
+    model = nn.Sequential(Bytes(), Mixing())
+    batch = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
+    with pytest.raises(UnsupportedLayerError, match="changes with the other samples"):
+        clipped_gradient(model, loss, batch, clip_norm=1.0)
+
+
+class Bytes(nn.Module):
+    """Images of bytes to [0, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float() / 255
+
+
 class Neighbours(nn.Module):
     """Adds a little of the row before."""
 

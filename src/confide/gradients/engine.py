@@ -90,6 +90,8 @@ def clipped_gradient(
         clipping = FlatClipping(clip_norm)
     if method != "auto" and method not in _METHODS:
         raise InputError(f"unknown method {method!r}", remedy=f"Choose one of: auto, {', '.join(_METHODS)}.")
+    if physical_batch_size is not None and physical_batch_size < 1:
+        raise InputError(f"physical batch size {physical_batch_size} is below 1")
     parameters = trainable(model)
     device = next(iter(parameters.values())).device
     rows = batch_length(batch)

@@ -62,12 +62,16 @@ def pick(batch: Any, rows: Tensor | slice) -> Any:
 
 
 def stand_in(batch: Any) -> Any:
-    """Random numbers in [0, 1] for every floating-point number of a batch: as targets, some losses take no
-    others."""
+    """Random numbers for every floating-point number of a batch, in [0, 1]: as targets, some losses take no
+    others; and for images of bytes, 0 to 255. Other integers are labels and stay."""
 
     def random(leaf: object) -> object:
-        floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
-        return _unlike_rows(leaf) if isinstance(leaf, Tensor) and floating else leaf
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if leaf.is_floating_point():
+            return _unlike_rows(leaf)
+        image = leaf.dtype == torch.uint8 and leaf.dim() >= 3
+        return (_unlike_rows(leaf.float()) * 255).round().to(torch.uint8) if image else leaf
 
     return tree_map(random, batch)
 
