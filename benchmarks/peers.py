@@ -74,10 +74,12 @@ class Confide:
         self.optimizer, self.noise = _sgd(model), GaussianNoise(1.0)
         self.parameters = dict(model.named_parameters())
         key = RunKey.from_os()
-        self.ahead = NoiseAhead(lambda step: key.stream("noise", step=step), 1 << 30)
+        self.ahead = NoiseAhead(lambda step: key.stream("noise", step=step))
         self.steps = 0
 
     def __call__(self) -> None:
+        if self.keyed:
+            self.ahead.begin(self.noise, self.steps, self.parameters)
         out = clipped_gradient(self.model, losses, self.batch, clip_norm=1.0, method=self.method)
         if self.keyed:
             noisy = self.ahead.add_(self.noise, out.sums, self.steps)
@@ -88,10 +90,6 @@ class Confide:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.steps += 1
-
-    def settle(self) -> None:
-        """Until the thread has drawn what it began."""
-        self.ahead.wait()
 
 
 def confide(method: str, *, keyed: bool = True) -> Callable[[nn.Module, Batch], Step]:
@@ -208,16 +206,6 @@ def both_times(step: Step) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - elapsed
 
 
-def steady(step: Step) -> tuple[float, float]:
-    """As `both_times`, of a step that follows another: its noise is drawn within it, and no other noise."""
-    if isinstance(step, Confide):
-        step()
-    taken = both_times(step)
-    if isinstance(step, Confide):
-        step.settle()
-    return taken
-
-
 def times(workload: Workload, names: list[str], rounds: int) -> dict[str, tuple[str, str]]:
     """Median ratios of each subject to plain, CPU and elapsed, as text; or why there are none."""
     ordinary = prepared("plain", workload)
@@ -225,7 +213,7 @@ def times(workload: Workload, names: list[str], rounds: int) -> dict[str, tuple[
     for name in names:
         try:
             step = prepared(name, workload)
-            pairs = [(steady(step), both_times(ordinary)) for _ in range(rounds)]
+            pairs = [(both_times(step), both_times(ordinary)) for _ in range(rounds)]
             cpu, elapsed = (f"{median(ours[k] / plain[k] for ours, plain in pairs):.2f}" for k in (0, 1))
             found[name] = cpu, elapsed
         except Exception as error:  # a peer may fail in any way; the table says so

@@ -17,7 +17,7 @@ from statistics import median
 
 import torch
 
-from benchmarks.peers import SUBJECTS, Step, resident, seconds, steady
+from benchmarks.peers import SUBJECTS, Step, resident, seconds
 from benchmarks.workloads import Workload, resnet9
 
 RECORD = Path(__file__).parent / "records" / "scaling.json"
@@ -48,7 +48,7 @@ def prepared(name: str, point: tuple[int, int, int]) -> Step:
 def ratio(point: tuple[int, int, int], rounds: int) -> float:
     """Median time ratio of confide to plain."""
     plain, private = prepared("plain", point), prepared("confide", point)
-    return median(steady(private)[0] / seconds(plain) for _ in range(rounds))
+    return median(seconds(private) / seconds(plain) for _ in range(rounds))
 
 
 def peak(name: str, point: tuple[int, int, int]) -> int:

@@ -405,8 +405,10 @@ def test_diagnostics_are_taken_only_when_asked_for_and_say_of_whom(make: Make, o
 
 
 def test_the_record_of_a_running_run_claims_no_part_of_its_plan(make: Make) -> None:
-    # Killed now, the run would leave this record, while the ledger goes on charging.
+    # Killed now, the run would leave this record, while the ledger goes on charging. It was stopped once, so
+    # that something is spent already when it goes on.
     experiment = make()
+    assert fit(experiment, listener=At(2, ctrl_c)).spent is not None
     seen: list[RunRecord] = []
     fit(experiment, listener=At(5, lambda: seen.append(RunRecord.load(experiment.folder))))
     assert [(record.status, record.spent) for record in seen] == [("running", None)]

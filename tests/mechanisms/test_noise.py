@@ -154,45 +154,51 @@ def test_noise_drawn_ahead_is_the_same_noise_once(one_dtype: bool) -> None:
         drawn.append(step)
         return key.stream("noise", step=step)
 
-    with NoiseAhead(stream, steps=5) as ahead:
-        # A jump, as after a resume; then another noise, as of adaptive clipping; then fewer parameters, as
-        # of staged training.
-        for step, std, names in ((0, 2.0, "abcdef"), (1, 2.0, "abcdef"), (3, 2.0, "abcdef"), (4, 1.5, "abf")):
+    with NoiseAhead(stream) as ahead:
+        # A jump, as after a resume; another noise, as of adaptive clipping; fewer parameters, as of staged
+        # training.
+        for step, std, names in ((0, 2.0, "abcdef"), (1, 2.0, "abcdef"), (3, 1.5, "abcdef"), (4, 1.5, "abf")):
             noise, some = GaussianNoise(std), {name: given[name] for name in names}
-            expected = noise.add_(copied(some), key.stream("noise", step=step))
+            ahead.begin(noise, step, some)
             got = ahead.add_(noise, copied(some), step)
+            expected = noise.add_(copied(some), key.stream("noise", step=step))
             assert all(torch.equal(expected[name], got[name]) for name in some)
-    # Step 1 was drawn ahead; 2 and 4 too, but in vain. Nothing beyond the last step.
-    assert drawn == [0, 1, 2, 3, 4, 4]
+    assert drawn == [0, 1, 3, 4]  # each once, in the thread
 
 
-def test_noise_drawn_ahead_for_coarse_numbers_is_not_added_to_fine_ones() -> None:
+@pytest.mark.parametrize("other", ["step", "noise", "count", "dtype", "nothing"])
+def test_what_was_begun_for_something_else_is_not_added(other: str) -> None:
     key, noise = RunKey.from_os(), GaussianNoise(1.0)
-    with NoiseAhead(lambda step: key.stream("noise", step=step), steps=2) as ahead:
-        ahead.add_(noise, {"w": torch.zeros(100, dtype=torch.float16)}, 0)
-        got = ahead.add_(noise, {"w": torch.zeros(100, dtype=torch.float64)}, 1)
-    expected = noise.add_({"w": torch.zeros(100, dtype=torch.float64)}, key.stream("noise", step=1))
-    assert torch.equal(got["w"], expected["w"])
+    sums = {"w": torch.zeros(100, dtype=torch.float64)}
+    begun = {"count": torch.zeros(99).double(), "dtype": torch.zeros(100, dtype=torch.float16)}
+    with NoiseAhead(lambda step: key.stream("noise", step=step)) as ahead:
+        if other != "nothing":
+            ahead.begin(
+                GaussianNoise(2.0) if other == "noise" else noise,
+                2 if other == "step" else 1,
+                {"w": begun.get(other, sums["w"])},
+            )
+        got = ahead.add_(noise, copied(sums), 1)
+        again = ahead.add_(noise, copied(sums), 2)  # nothing is left of what was begun
+    assert torch.equal(got["w"], noise.add_(copied(sums), key.stream("noise", step=1))["w"])
+    assert torch.equal(again["w"], noise.add_(copied(sums), key.stream("noise", step=2))["w"])
 
 
 def test_what_fails_in_the_thread_fails_the_step_and_no_other() -> None:
     key, noise = RunKey.from_os(), GaussianNoise(1.0)
-
-    def stream(step: int):
-        return key.stream("noise", step=step)
 
     class Failing(GaussianNoise):
         def draw(self, stream: object, out: torch.Tensor) -> torch.Tensor:
             out.zero_()
             raise MemoryError
 
-    with NoiseAhead(stream, steps=3) as ahead:
+    with NoiseAhead(lambda step: key.stream("noise", step=step)) as ahead:
         sums = {"w": torch.zeros(100)}
-        ahead.add_(Failing(1.0), copied(sums), 0)
+        ahead.begin(Failing(1.0), 1, sums)
         with pytest.raises(MemoryError):
             ahead.add_(Failing(1.0), copied(sums), 1)
         got = ahead.add_(noise, copied(sums), 1)
-    assert torch.equal(got["w"], noise.add_(copied(sums), stream(1))["w"])
+    assert torch.equal(got["w"], noise.add_(copied(sums), key.stream("noise", step=1))["w"])
 
 
 @pytest.mark.parametrize("stddev, ranks", [(0.0, 1), (-1.0, 1), (math.nan, 1), (math.inf, 1), (1.0, 0)])

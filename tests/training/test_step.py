@@ -20,6 +20,7 @@ from confide.mechanisms.clipping import AdaptiveClipping, AutomaticClipping, Fla
 from confide.mechanisms.keys import RunKey
 from confide.mechanisms.noise import GaussianNoise
 from confide.privacy.plan import PrivacyPlan
+from confide.training.mechanism import PrivateMechanism
 from confide.training.physical import Work
 from confide.training.step import private_steps
 from confide.training.views import uniforms
@@ -389,6 +390,35 @@ def test_noise_drawn_ahead_is_the_same_noise() -> None:
         list(steps)
         ends.append(weights(model))
     assert torch.equal(*ends)
+
+
+def test_noise_is_never_drawn_before_its_step_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[tuple[str, int]] = []
+    original = PrivateMechanism._stream
+
+    def watched(self: PrivateMechanism, step: int):
+        events.append(("drawn", step))
+        return original(self, step)
+
+    class Book:
+        def charge(self, step: int) -> None:
+            events.append(("charged", step))
+
+    monkeypatch.setattr(PrivateMechanism, "_stream", watched)
+    model = small_model()
+    list(
+        private_steps(
+            model,
+            sgd(model),
+            data(),
+            PLAN,
+            loss=losses,
+            clip_norm=1.0,
+            work=Work(noise_ahead=True),
+            charge=Book(),
+        )
+    )
+    assert events == [(what, step) for step in range(PLAN.steps) for what in ("charged", "drawn")]
 
 
 def test_an_abandoned_run_stops_its_thread() -> None:

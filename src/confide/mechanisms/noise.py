@@ -2,7 +2,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 """Gaussian noise from a keyed stream.
 
-*Formal guarantee.* `add` returns sum + N(0, std²) in every coordinate, independent over coordinates and over
+*Formal guarantee.* `add_` returns sum + N(0, std²) in every coordinate, independent over coordinates and over
 streams. With W ranks each adds N(0, std²/W), so that the sum over ranks carries std² once. Noise is a
 function of its stream alone: not of the batch, of physical batches, or of the device.
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -138,11 +138,11 @@ def _add_pieces(sums: dict[str, Tensor], pieces: Iterable[Tensor]) -> dict[str, 
     return noisy
 
 
-def _count(sums: dict[str, Tensor]) -> int:
+def _count(sums: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for tensor in sums.values())
 
 
-def _dtype(sums: dict[str, Tensor]) -> torch.dtype:
+def _dtype(sums: Mapping[str, Tensor]) -> torch.dtype:
     """What noise is rounded to before it is added: coarser numbers would leave the last bits bare."""
     kinds = {tensor.dtype for tensor in sums.values()}
     return kinds.pop() if len(kinds) == 1 else torch.float64
@@ -165,54 +165,46 @@ def _places(flat: list[Tensor]) -> list[list[Tensor]]:
 
 
 class NoiseAhead:
-    """Draws the next step's noise in a thread, while the gradient of this step is computed.
+    """Draws a step's noise in a thread, while the step's gradient is computed.
 
-    Noise does not depend on data, so it may be drawn before the data are seen. It stays in memory until then
-    and is added once: the same numbers as `GaussianNoise.add_` adds.
+    Noise does not depend on data, so it may be drawn before the sums are known. It is added once: the same
+    numbers as `GaussianNoise.add_` adds.
 
     Args:
         streams: step -> the stream of its noise.
-        steps: Steps of the run; nothing is drawn beyond them.
     """
 
-    def __init__(self, streams: Callable[[int], Stream], steps: int) -> None:
+    def __init__(self, streams: Callable[[int], Stream]) -> None:
         self._streams = streams
-        self._steps = steps
         self._pool = ThreadPoolExecutor(1, "confide-noise")
         self._room = torch.empty(0)
-        self._next: tuple[int, GaussianNoise, Future[Tensor]] | None = None
+        self._begun: tuple[int, GaussianNoise, Future[Tensor]] | None = None
+
+    def begin(self, noise: GaussianNoise, step: int, like: Mapping[str, Tensor]) -> None:
+        """Start on the noise of a step, for sums of these shapes. Its charge must be durable by now."""
+        self._drawn()  # the thread may still be writing to our room
+        count, dtype = _count(like), _dtype(like)
+        if len(self._room) != count or self._room.dtype != dtype:
+            self._room = torch.empty(count, dtype=dtype)
+        self._begun = (step, noise, self._pool.submit(noise.draw, self._streams(step), self._room))
 
     def add_(self, noise: GaussianNoise, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """`noise.add_` of a step's sums; starts on the noise of the next step.
-
-        Drawn here and now if it is not what was begun, for example in the first step, or where the noise has
-        changed meanwhile.
-        """
-        ready, self._next = self._next, None
-        drawn = None if ready is None else ready[2].result()  # also if unused: the thread writes to our room
+        """`noise.add_` of a step's sums; drawn here and now if it is not what was begun."""
+        begun = self._begun
+        drawn = self._drawn()
         fits = drawn is not None and len(drawn) == _count(sums) and drawn.dtype == _dtype(sums)
-        if ready is None or drawn is None or not fits or ready[:2] != (step, noise):
-            noisy = noise.add_(sums, self._streams(step))
-        else:
-            noisy = _add_pieces(sums, drawn.split(PIECE))
-        if step + 1 < self._steps:
-            self._begin(noise, step + 1, noisy)
-        return noisy
+        if begun is None or drawn is None or not fits or begun[:2] != (step, noise):
+            return noise.add_(sums, self._streams(step))
+        return _add_pieces(sums, drawn.split(PIECE))
 
-    def _begin(self, noise: GaussianNoise, step: int, like: dict[str, Tensor]) -> None:
-        dtype = _dtype(like)
-        if len(self._room) != _count(like) or self._room.dtype != dtype:
-            self._room = torch.empty(_count(like), dtype=dtype)
-        self._next = (step, noise, self._pool.submit(noise.draw, self._streams(step), self._room))
-
-    def wait(self) -> None:
-        """Until what was begun is drawn."""
-        if self._next is not None:
-            self._next[2].result()
+    def _drawn(self) -> Tensor | None:
+        """What was begun, once; after an exception in the thread it is forgotten."""
+        begun, self._begun = self._begun, None
+        return None if begun is None else begun[2].result()
 
     def close(self) -> None:
         """Stop the thread."""
-        self._next = None
+        self._begun = None
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Self:

@@ -19,6 +19,7 @@ Public: the plan, the clip bound, the shapes. Secret: the key, the sampled units
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -150,8 +151,7 @@ class PrivateMechanism:
     def _noisy_floats(
         self, step: int, contribution: FloatContribution
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        std = self.plan.gradient_noise_multiplier * self.clipping.sensitivity
-        noise = GaussianNoise(std, ranks=self.ranks.world)
+        noise = self._noise()
         if self._ahead is None:
             sums = noise.add_(contribution.sums, self._stream(step))
         else:
@@ -164,16 +164,23 @@ class PrivateMechanism:
         self.ranks.total([*sums.values(), *statistics.values()])
         return sums, statistics
 
+    def _noise(self) -> GaussianNoise:
+        std = self.plan.gradient_noise_multiplier * self.clipping.sensitivity
+        return GaussianNoise(std, ranks=self.ranks.world)
+
     def _stream(self, step: int) -> Stream:
         return self._key.stream("noise", step=step, rank=self.ranks.rank)
 
-    def draw_ahead(self) -> None:
-        """From now on, draw each step's noise in a thread before it is needed; call `close` at the end.
+    def begin(self, step: int, parameters: Mapping[str, Tensor]) -> None:
+        """Draw a charged step's noise in a thread until it is released; call `close` at the end.
 
-        Noise depends on no data. It stays in memory, and is released only after its step was charged.
+        Hardened noise is drawn when it is released.
         """
-        if not self.hardened and self._ahead is None:
-            self._ahead = NoiseAhead(self._stream, self.plan.steps)
+        if self.hardened:
+            return
+        if self._ahead is None:
+            self._ahead = NoiseAhead(self._stream)
+        self._ahead.begin(self._noise(), step, parameters)
 
     def close(self) -> None:
         """Stop the thread that draws ahead, if there is one."""

@@ -35,7 +35,7 @@ class Work:
         method: How gradients are clipped; see `confide.clipped_gradient`.
         max_rows_per_unit: At most so many random rows of a unit enter a step. (This one does change the
             result; it bounds the work that a unit with many rows makes.)
-        noise_ahead: Draw the noise of the next step in a thread meanwhile; default: where a core is free,
+        noise_ahead: Draw a step's noise in a thread beside its gradient; default: where a core is free,
             because a GPU trains or torch uses fewer threads than there are. The noise is the same.
     """
 

@@ -159,12 +159,13 @@ class PrivateLoop:
         """Take the plan's remaining steps."""
         # All of them: which ones are trained may change between steps, for example by staged unfreezing.
         plan, parameters = self.mechanism.plan, dict(self.model.named_parameters())
-        if self.work.draws_ahead(next(iter(parameters.values())).device):
-            self.mechanism.draw_ahead()
+        ahead = self.work.draws_ahead(next(iter(parameters.values())).device)
         try:
             for number in range(first_step, plan.steps):
                 if charge is not None:
                     charge.charge(number)
+                if ahead:
+                    self.mechanism.begin(number, trainable(self.model))
                 released = self.mechanism.release(number, self.contribution(number))
                 # Whatever gradient lies about on any parameter was not privatised.
                 optimizer.zero_grad(set_to_none=True)
