@@ -578,9 +578,11 @@ MUTANTS = (
             (
                 "confide.training.step",
                 "                if charge is not None:\n                    charge.charge(number)\n"
-                "                if ahead:\n                    self.mechanism.begin(number, trainable(self.model))\n"
+                "                if ahead:\n"
+                "                    self.mechanism.begin(number, trainable(self.model))\n"
                 "                released = self.mechanism.release(number, self.contribution(number))\n",
-                "                if ahead:\n                    self.mechanism.begin(number, trainable(self.model))\n"
+                "                if ahead:\n"
+                "                    self.mechanism.begin(number, trainable(self.model))\n"
                 "                released = self.mechanism.release(number, self.contribution(number))\n"
                 "                if charge is not None:\n                    charge.charge(number)\n",
             ),
