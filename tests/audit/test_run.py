@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole audit through the real loop: honest training passes, each planted bug is found.
 
-An honest run is refuted in at most 5% of audits by construction, in fact in about 0.3%: the bounds on noise
-and sampling have a twentieth of the error each, and the others are far from tight.
+Audits of an honest run have a confidence of 0.9999: one is refuted by chance once in 10,000 at most.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from confide.mechanisms.clipping import AdaptiveClipping, PerLayerClipping
 from confide.privacy.schemes import FixedSizeSampling, FullBatch
 from confide.privacy.units import PrivacyUnit
 
-SMALL = {"canaries": 400, "observations": 100_000}
+SMALL = {"canaries": 400, "observations": 100_000, "confidence": 0.9999}
 
 
 def _methods(result: AuditResult) -> set[str]:
@@ -59,7 +58,7 @@ def test_noise_divided_by_the_batch_is_found_by_every_attack(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bugs.less_noise(subject.plan.expected_batch_size)(monkeypatch)
-    result = audit_run(subject, **SMALL)
+    result = audit_run(subject, **{**SMALL, "confidence": 0.95})
     assert _methods(result) == {"noise", "run, any mechanism", "run, the plan's curve"}
 
 
@@ -75,7 +74,7 @@ def test_the_same_noise_in_each_step_is_found_by_nobody_who_looks_at_single_step
     # The step audit takes steps to be independent; noise that repeats is for record/replay and moment
     # tests, and for whoever subtracts two steps. This says what an audit does not see.
     bugs.one_noise(monkeypatch)
-    assert not audit_run(subject, steps=2, canaries=100, observations=20_000).refuted
+    assert not audit_run(subject, steps=2, canaries=100, observations=20_000, confidence=0.9999).refuted
 
 
 def test_clipping_to_three_times_the_bound_is_found(
@@ -91,21 +90,23 @@ def test_a_false_claim_in_a_record_is_found(subject: Subject) -> None:
 
 
 def test_fewer_steps_are_held_against_the_claim_for_them(subject: Subject) -> None:
-    result = audit_run(subject, steps=3, canaries=50, observations=20_000)
+    result = audit_run(subject, steps=3, canaries=50, observations=20_000, confidence=0.9999)
     by_name = {bound.method: bound for bound in result.bounds}
     assert by_name["run, any mechanism"].steps == 3 == result.steps
     assert by_name["run, any mechanism"].claim == pytest.approx(subject.plan.epsilon(steps=3))
     assert by_name["noise"].steps == 20
     with pytest.raises(InputError, match="21 steps of a run that has 20"):
-        audit_run(subject, steps=21, canaries=50, observations=20_000)
+        audit_run(subject, steps=21, canaries=50, observations=20_000, confidence=0.9999)
 
 
 def test_full_batches_and_fixed_size(subject: Subject) -> None:
     full = replace(subject.plan, sampling_rate=1.0, sampling=FullBatch(), steps=2)
-    result = audit_run(replace(subject, plan=full), canaries=100, observations=20_000)
+    result = audit_run(replace(subject, plan=full), canaries=100, observations=20_000, confidence=0.9999)
     assert not result.refuted and "sampling" not in {bound.method for bound in result.bounds}
     fixed = replace(subject.plan, sampling=FixedSizeSampling(32, 640))
-    result = audit_run(replace(subject, plan=fixed), canaries=100, observations=20_000, steps=3)
+    result = audit_run(
+        replace(subject, plan=fixed), canaries=100, observations=20_000, confidence=0.9999, steps=3
+    )
     assert not result.refuted and {b.method for b in result.bounds} == {"noise", "run, any mechanism"}
 
 
@@ -161,7 +162,13 @@ def test_black_box_charges_every_step_and_is_consistent(subject: Subject) -> Non
     images = torch.randn(60, 1, 6, 6)
     labels = mislabelled(torch.randint(0, 2, (60,)), 2)
     result = audit_run(
-        subject, steps=3, canaries=50, observations=20_000, black_box=(images, labels), charge=Book()
+        subject,
+        steps=3,
+        canaries=50,
+        observations=20_000,
+        confidence=0.9999,
+        black_box=(images, labels),
+        charge=Book(),
     )
     assert charged == [0, 1, 2]
     assert "finished model" in {bound.method for bound in result.bounds} and not result.refuted
@@ -216,5 +223,5 @@ def test_lower_bounds_are_rounded_down() -> None:
 
 def test_a_seeded_run_is_said_to_protect_nobody(subject: Subject) -> None:
     claim = subject.plan.guarantee(private=False)
-    result = audit_run(subject, claim=claim, steps=1, canaries=20, observations=4000)
+    result = audit_run(subject, claim=claim, steps=1, canaries=20, observations=4000, confidence=0.9999)
     assert "protects nobody" in result.verdict
