@@ -16,18 +16,23 @@ from confide.mechanisms.clipping import PerLayerClipping
 
 
 def test_side_by_side_is_each_by_itself() -> None:
-    parts = [torch.randn(4, 3, 2), torch.randn(4, 5), torch.randn(4, 1)]
+    shapes = [(3, 2), (3 * SMALL + 5,), (5,), (2 * SMALL,), (1,)]
+    parts = [torch.randn(4, *shape) for shape in shapes]
     beside = SideBySide([Instantiated(part) for part in parts])
     norms = [sum(float(v) ** 2 for v in row.flatten()) for part in parts for row in part]
     assert beside.squared_norms().t().flatten().tolist() == pytest.approx(norms, rel=1e-6)
-    factors = torch.rand(4, 3, dtype=torch.float64)
+    factors = torch.rand(4, len(parts), dtype=torch.float64)
     factors[1] = 0
     for part in parts:
         part[1] = float("nan")  # a unit that must add nothing
-    totals = SideBySide([Instantiated(part) for part in parts]).weighted(factors, torch.tensor([1]))
-    for column, (part, total) in enumerate(zip(parts, totals, strict=True)):
-        expected = sum(float(factors[u, column]) * part[u].double().flatten() for u in (0, 2, 3))
-        assert torch.allclose(total, expected)
+    for given in (factors, factors[:, :1]):
+        beside = SideBySide([Instantiated(part) for part in parts])
+        totals = beside.small_sums(given, torch.tensor([1]))
+        assert list(totals) == [0, 2, 4]
+        for number, total in totals.items():
+            own = given[:, number if given.shape[1] > 1 else 0]
+            expected = sum(float(own[u]) * parts[number][u].double().flatten() for u in (0, 2, 3))
+            assert torch.allclose(total, expected)
 
 
 def test_a_clip_norm_for_each_layer() -> None:

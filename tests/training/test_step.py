@@ -357,9 +357,7 @@ def test_a_refused_charge_stops_before_anything_is_computed() -> None:
 
     # Under this key the first batch is not empty, so a step that went on would read data.
     key = RunKey.from_seed(0)
-    steps = private_steps(
-        model, sgd(model), data(), PLAN, loss=never, clip_norm=1.0, key=key, charge=Empty()
-    )
+    steps = private_steps(model, sgd(model), data(), PLAN, loss=never, clip_norm=1.0, key=key, charge=Empty())
     with pytest.raises(BudgetExhaustedError):
         list(steps)
     assert torch.equal(weights(model), before)

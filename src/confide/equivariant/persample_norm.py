@@ -30,7 +30,8 @@ class FieldNormalization(torch.autograd.Function):
         x = x.contiguous()
         weight, bias = (None if t is None else t.to(x.dtype) for t in layer.channel_affine())
         rows, channels = x.shape[:2]
-        y, mean, rstd = _native(x, weight, bias, rows, channels, x[0, 0].numel(), layer.groups, layer.eps)
+        pixels = x.shape[2:].numel()
+        y, mean, rstd = _native(x, weight, bias, rows, channels, pixels, layer.groups, layer.eps)
         ctx.recorder, ctx.layer = recorder, layer
         ctx.save_for_backward(x, mean, rstd, weight)
         return y
@@ -42,13 +43,14 @@ class FieldNormalization(torch.autograd.Function):
             recorder: Recorder = ctx.recorder
             layer: FieldGroupNorm = ctx.layer
             rows, channels = x.shape[:2]
-            flat = (1, rows * channels, x[0, 0].numel(), rows * layer.groups)
+            flat = (1, rows * channels, x.shape[2:].numel(), rows * layer.groups)
             need, by_scale, by_shift = _native_backward(
-                grads[0].to(x.dtype).contiguous(),
-                x,
+                # Flat: a tensor of one channel would be taken for channels last, and read across samples.
+                grads[0].to(x.dtype).reshape(1, rows * channels, -1),
+                x.view(1, rows * channels, -1),
                 mean.view(1, -1),
                 rstd.view(1, -1),
-                weight.repeat(rows),
+                weight.expand(rows, -1).contiguous().view(-1),
                 *flat,
                 (True, True, True),
             )

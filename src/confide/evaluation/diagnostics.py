@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from confide.evaluation.sparsity import THRESHOLD, NormHistogram, norm_histogram
 from confide.gradients.engine import clipped_gradient
-from confide.gradients.reference import Loss, batch_length, per_sample_gradients, pick, trainable
+from confide.gradients.reference import Loss, batch_length, per_sample_gradients, pick
 from confide.gradients.scrutiny import unchanged_buffers
 from confide.gradients.units import Units
+from confide.gradients.walking import trainable
 from confide.mechanisms.clipping import Clipping
 
 # Gradient entries held at once: 16 million float32 are 64 MB.

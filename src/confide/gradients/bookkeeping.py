@@ -24,9 +24,10 @@ from confide.gradients.captures import Capture, Instantiated, SideBySide, combin
 from confide.gradients.fallback import Part
 from confide.gradients.layers import own_rules
 from confide.gradients.recorder import Recorder, Unsupported, unseen
-from confide.gradients.reference import Loss, check_losses, trainable
+from confide.gradients.reference import Loss, check_losses
 from confide.gradients.rules import OPS
 from confide.gradients.units import Clip, Units, refuse_non_finite
+from confide.gradients.walking import trainable
 
 __all__ = ["Unsupported", "by_bookkeeping"]
 
@@ -104,22 +105,23 @@ def _finish(recorder: Recorder, parameters: dict[str, nn.Parameter], losses: Ten
     """From recorded uses to norms, factors and sums."""
     uses = _through_derived(recorder, parameters)
     columns = {name: column for column, name in enumerate(parameters)}
-    small = {name: use for name, use in uses.items() if isinstance(use, Instantiated) and use.small}
-    together = SideBySide(list(small.values())) if len(small) > 1 else None
+    formed = [name for name, use in uses.items() if isinstance(use, Instantiated)]
+    places = [columns[name] for name in formed]
+    together = SideBySide([use for use in uses.values() if isinstance(use, Instantiated)]) if formed else None
     shape = (recorder.units.count, len(parameters))
     squared = torch.zeros(shape, dtype=torch.float64, device=losses.device)
     if together is not None:
-        squared[:, [columns[name] for name in small]] = together.squared_norms()
+        squared[:, places] = together.squared_norms()
     for name, use in uses.items():
-        if together is None or name not in small:
+        if not isinstance(use, Instantiated):
             squared[:, columns[name]] = use.squared_norms()
     refuse_non_finite(squared, losses, recorder.units)
     norms, factors, each = clip(squared)
     bad = (factors == 0).all(1).nonzero()[:, 0]
     found: dict[str, Tensor] = {}
     if together is not None:
-        own = each[:, [columns[name] for name in small]]
-        found = dict(zip(small, together.weighted(own, bad), strict=True))
+        own = factors if factors.shape[1] == 1 else each[:, places]
+        found = {formed[number]: total for number, total in together.small_sums(own, bad).items()}
     sums: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         use = uses.pop(name, None)

@@ -4,14 +4,15 @@ sum later."""
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from confide.gradients.units import squared_norms, without_rows
+from confide.gradients.units import squared_norms, stretch_norms, without_rows
 
 SMALL = 1024  # coordinates
 
@@ -40,9 +41,14 @@ class Instantiated(Capture):
     values: Tensor
 
     @property
+    def flat(self) -> Tensor:
+        """(U, n)."""
+        return self.values.reshape(self.values.shape[0], self.values.shape[1:].numel())
+
+    @property
     def small(self) -> bool:
         """Whether the calls on it cost more than their arithmetic."""
-        return self.values[0].numel() <= SMALL
+        return self.values.shape[1:].numel() <= SMALL
 
     def squared_norms(self) -> Tensor:
         """From the gradients."""
@@ -54,30 +60,50 @@ class Instantiated(Capture):
 
     def weighted(self, factors: Tensor, bad: Tensor) -> Tensor:
         """One matrix-vector product."""
-        flat = without_rows(self.values.reshape(len(self.values), -1), bad)
+        flat = without_rows(self.flat, bad)
         return (factors.to(flat.dtype) @ flat).view(self.values.shape[1:])
 
 
 class SideBySide:
-    """Small gradients of several parameters in one matrix (U, n), float64: a few calls for all of them."""
+    """Gradients of several parameters in one matrix (U, n), float64: a few calls for all of their norms.
 
-    def __init__(self, uses: list[Instantiated]) -> None:
-        flat = [use.values.reshape(len(use.values), -1) for use in uses]
-        self._sizes = [part.shape[1] for part in flat]
-        self._values = torch.cat(flat, 1).double()
-        sizes = torch.tensor(self._sizes, device=self._values.device)
-        self._owner = torch.arange(len(uses), device=self._values.device).repeat_interleave(sizes)
+    Small gradients stand in it in full, so that it gives their weighted sums, too; for large ones there are
+    the norms of short stretches.
+    """
+
+    def __init__(self, uses: Sequence[Instantiated]) -> None:
+        self._count = len(uses)
+        self._small = [number for number, use in enumerate(uses) if use.small]
+        parts = [(number, uses[number].flat) for number in self._small]
+        self._sizes = [part.shape[1] for _, part in parts]
+        large = (number for number, use in enumerate(uses) if not use.small)
+        parts += [(number, part) for number in large for part in stretch_norms(uses[number].values)]
+        self._owners = tuple((number, part.shape[1]) for number, part in parts)
+        wide = sum(size for _, size in self._owners)
+        first = parts[0][1]
+        self._values = first.new_empty(len(first), wide, dtype=torch.float64)
+        torch.cat([part for _, part in parts], 1, out=self._values)
 
     def squared_norms(self) -> Tensor:
         """Of each unit and parameter: (U, P) float64."""
-        out = self._values.new_zeros(len(self._sizes), len(self._values))
-        return out.index_add_(0, self._owner, self._values.square().t()).t()
+        out = self._values.new_zeros(self._count, len(self._values))
+        return out.index_add_(0, _owner(self._owners, out.device), self._values.square().t()).t()
 
-    def weighted(self, factors: Tensor, bad: Tensor) -> list[Tensor]:
-        """Σ_u factors_up·g_up, flat, a tensor for each parameter; factors (U, P)."""
-        values = without_rows(self._values, bad)
-        total = (factors[:, self._owner] * values).sum(0)
-        return list(torch.split(total, self._sizes))
+    def small_sums(self, factors: Tensor, bad: Tensor) -> dict[int, Tensor]:
+        """Number of each small parameter -> Σ_u factors_up·g_up, flat; factors (U, P), or (U, 1) for all."""
+        values = without_rows(self._values, bad)[:, : sum(self._sizes)]
+        if factors.shape[1] == 1:
+            total = factors[:, 0] @ values
+        else:
+            owner = _owner(self._owners, values.device)[: values.shape[1]]
+            total = (factors[:, owner] * values).sum(0)
+        return dict(zip(self._small, torch.split(total, self._sizes), strict=True))
+
+
+@functools.lru_cache(64)
+def _owner(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """From ((number, size), ...): the number of each column."""
+    return torch.tensor([number for number, size in sizes for _ in range(size)], device=device)
 
 
 @dataclass

@@ -26,10 +26,12 @@ from confide.errors import InputError, UnsupportedLayerError
 from confide.gradients.automatic import automatic
 from confide.gradients.bookkeeping import Unsupported, by_bookkeeping
 from confide.gradients.fallback import Method, Part, by_loop, by_vmap
+from confide.gradients.memory import keep_freed_memory
 from confide.gradients.parts import Run, fastest_rows, in_parts
-from confide.gradients.reference import Loss, batch_length, trainable
+from confide.gradients.reference import Loss, batch_length
 from confide.gradients.scrutiny import refuse_mixing, unchanged_buffers, uncompiled
 from confide.gradients.units import Clip, Units
+from confide.gradients.walking import trainable
 from confide.mechanisms.clipping import Clipping, FlatClipping
 
 _METHODS: dict[str, Method] = {"book-keeping": by_bookkeeping, "vmap": by_vmap, "loop": by_loop}
@@ -94,6 +96,8 @@ def clipped_gradient(
         raise InputError(f"physical batch size {physical_batch_size} is below 1")
     parameters = trainable(model)
     device = next(iter(parameters.values())).device
+    if device.type == "cpu":
+        keep_freed_memory()
     rows = batch_length(batch)
     clip = Clip(clipping, list(parameters), device)
     if rows == 0:

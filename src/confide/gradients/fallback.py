@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from confide.gradients.reference import Loss, loop_gradients, trainable, vmap_gradients
+from confide.gradients.reference import Loss, loop_gradients, vmap_gradients
 from confide.gradients.units import Clip, Units, add_into, refuse_non_finite, squared_norms, without_rows
+from confide.gradients.walking import trainable
 
 
 @dataclass(frozen=True)

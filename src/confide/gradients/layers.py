@@ -19,6 +19,7 @@ from torch.func import functional_call, vjp, vmap
 from confide.gradients.captures import Instantiated
 from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.rules import FORWARDS, LAYERS, ForwardRule, LayerRule
+from confide.gradients.walking import named_layers
 
 
 def vmap_rule(layer: nn.Module, inputs: tuple[Any, ...], grad_output: Tensor) -> dict[str, Tensor]:
@@ -125,7 +126,7 @@ def own_rules(model: nn.Module, recorder: Recorder, by_vmap: frozenset[str] = fr
     """Within, layers with a rule of their own, and those named in `by_vmap`, run by it."""
     changed: list[nn.Module] = []
     try:
-        for name, layer in model.named_modules():
+        for name, layer in named_layers(model):
             kind = type(layer)
             if not (kind in LAYERS or kind in FORWARDS or name in by_vmap):
                 continue

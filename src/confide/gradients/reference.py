@@ -16,23 +16,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from confide.errors import LossError, ModelError
+from confide.errors import LossError
+from confide.gradients.walking import trainable
 
 Loss = Callable[[nn.Module, Any], Tensor]
-
-
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter, of the parameters to be trained; a shared parameter appears once.
-
-    Raises:
-        ModelError: If there is none.
-    """
-    found = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not found:
-        raise ModelError(
-            "the model has no trainable parameter", remedy="Set requires_grad on what is to be trained."
-        )
-    return found
 
 
 def batch_length(batch: Any) -> int:

@@ -25,6 +25,7 @@ from confide.gradients.recorder import Unsupported
 from confide.gradients.reference import Loss, loop_gradients, pick, stand_in
 from confide.gradients.tuning import kernels
 from confide.gradients.units import Clip, Units, add_into, squared_norms
+from confide.gradients.walking import named_layers
 
 _Verdict = Literal["agrees", "nearly", "differs", "mixes"]
 _STRICT = 1e-5  # of losses: rows that are much alike move each other's by little where they are mixed
@@ -36,7 +37,7 @@ def refuse_mixing(model: nn.Module) -> None:
     Raises:
         UnsupportedLayerError: Names the layer and the remedy.
     """
-    for layer in model.modules():
+    for _, layer in named_layers(model):
         if isinstance(layer, _BatchNorm) and (layer.training or not layer.track_running_stats):
             name = _name(model, layer)
             raise UnsupportedLayerError(
@@ -55,7 +56,7 @@ def refuse_mixing(model: nn.Module) -> None:
 
 
 def _name(model: nn.Module, layer: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is layer)
+    return next(name for name, module in named_layers(model) if module is layer)
 
 
 @contextmanager
@@ -65,9 +66,9 @@ def unchanged_buffers(model: nn.Module) -> Generator[None]:
     Raises:
         UnsupportedLayerError: Names the buffer and the remedy.
     """
-    before = {name: (buffer, buffer._version) for name, buffer in model.named_buffers()}
+    before = {name: (buffer, buffer._version) for name, buffer in _buffers(model)}
     yield
-    for name, buffer in model.named_buffers():
+    for name, buffer in _buffers(model):
         known = before.get(name)
         if known is None or known[0] is not buffer or known[1] != buffer._version:
             raise UnsupportedLayerError(
@@ -75,6 +76,15 @@ def unchanged_buffers(model: nn.Module) -> Generator[None]:
                 why="It would carry un-noised traces of the batch out of the mechanism.",
                 remedy="confide.repair(model), or call .eval() on its layer.",
             )
+
+
+def _buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [
+        (f"{front}.{key}" if front else key, buffer)
+        for front, layer in named_layers(model)
+        for key, buffer in layer._buffers.items()
+        if buffer is not None
+    ]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ machine.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +37,7 @@ _ENOUGH = 0.2  # seconds spent on one work
 _SMALL = 100_000  # multiply-adds below which timing costs more than the worst choice
 _mode: ContextVar[str | None] = ContextVar("confide_kernels", default=None)
 _chosen: dict[str, str] = {}
+_NAMES = frozenset((*KERNELS, "ghost"))
 _loaded: list[bool] = []
 
 
@@ -60,24 +63,29 @@ def choose_kernel(
     mode = mode or kernel_mode()
     if mode in KERNELS or mode == "ghost":
         return mode if fits(mode, x, weight, shape) and (mode != "ghost" or ghost_allowed) else "loop"
-    small = len(x) * math.prod(shape.roles(x, grad)[1].shape[2:]) * weight.numel() < _SMALL
+    small = x.shape[0] * shape.roles(x, grad)[1].shape[2:].numel() * weight.numel() < _SMALL
     if mode == "model" or small:
         return _guess(x, grad, weight, shape, ghost_allowed)
     # Poisson sampling gives every batch another size: sizes within a power of two share one choice.
-    rows = 1 << (len(x).bit_length() - 1)
-    x, grad = x[:rows], grad[:rows]
-    key = repr((
-        tuple(x.shape),
-        tuple(grad.shape),
+    rows = 1 << (x.shape[0].bit_length() - 1)
+    key = _key(
+        (rows, *x.shape[1:]),
+        (rows, *grad.shape[1:]),
         tuple(weight.shape),
         shape,
-        str(x.dtype),
+        x.dtype,
         x.device.type,
         torch.get_num_threads(),
         ghost_allowed,
         (x.is_contiguous(), grad.is_contiguous()),
-    ))  # fmt: skip
-    return remembered(key, {*KERNELS, "ghost"}, lambda: _fastest(x, grad, weight, shape, ghost_allowed))
+    )
+    return remembered(key, _NAMES, lambda: _fastest(x[:rows], grad[:rows], weight, shape, ghost_allowed))
+
+
+@functools.cache
+def _key(*parts: Any) -> str:
+    """What the cache file calls a choice; written once, for every step asks for it."""
+    return repr(tuple(str(part) if isinstance(part, torch.dtype) else part for part in parts))
 
 
 def remembered(key: str, known: Collection[str], choose: Callable[[], str]) -> str:
@@ -212,7 +220,7 @@ def _wait(device: torch.device) -> None:
 def _file() -> Path:
     from platformdirs import user_cache_path
 
-    return user_cache_path("confide") / f"kernels6-{torch.__version__}-{platform.machine()}.json"
+    return user_cache_path("confide") / f"kernels7-{torch.__version__}-{platform.machine()}.json"
 
 
 def _load() -> dict[str, str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -119,24 +119,26 @@ def squared_norms(values: Tensor) -> Tensor:
     Rows are first reduced in short stretches in their own dtype and then in float64: one long float32 sum
     loses digits, and a norm that is too small is a privacy error.
     """
-    flat = values.reshape(len(values), -1)
-    if flat.dtype == torch.float64 or flat.shape[1] == 0:
-        return flat.double().square().sum(1)
-    stretch = 512
-    whole = flat.shape[1] // stretch * stretch
-    total = flat.new_zeros(len(flat), dtype=torch.float64)
+    if values.dtype == torch.float64:
+        return values.reshape(len(values), values.shape[1:].numel()).square().sum(1)
+    pieces = [piece.double().square().sum(1) for piece in stretch_norms(values)]
+    return pieces[0] if len(pieces) == 1 else pieces[0] + pieces[1]
+
+
+def stretch_norms(values: Tensor, stretch: int = 512) -> list[Tensor]:
+    """L2 norms of short stretches of each row (U, ...): (U, k) of all whole stretches, (U, 1) of what is
+    left."""
+    flat = values.reshape(len(values), values.shape[1:].numel())
+    short = flat.dtype in (torch.float16, torch.bfloat16)
+    norm = partial(torch.linalg.vector_norm, dim=-1, dtype=torch.float32 if short else flat.dtype)
+    size = flat.shape[1]
+    whole = size // stretch * stretch
+    found: list[Tensor] = []
     if whole:
-        pieces = torch.linalg.vector_norm(
-            flat[:, :whole].reshape(len(flat), -1, stretch), dim=2, dtype=_accumulate(flat)
-        )
-        total += pieces.double().square().sum(1)
-    if whole < flat.shape[1]:
-        total += torch.linalg.vector_norm(flat[:, whole:], dim=1, dtype=_accumulate(flat)).double().square()
-    return total
-
-
-def _accumulate(values: Tensor) -> torch.dtype:
-    return torch.float32 if values.dtype in (torch.float16, torch.bfloat16) else values.dtype
+        found.append(norm(flat[:, :whole].reshape(len(flat), -1, stretch)))
+    if whole < size or not size:
+        found.append(norm(flat[:, whole:])[:, None])
+    return found
 
 
 def add_into(totals: Iterable[Tensor], parts: Iterable[Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from confide.data.imageset import ImageSet
 from confide.errors import InputError, ModelError
-from confide.gradients.reference import trainable
+from confide.gradients.walking import trainable
 from confide.privacy.plan import PrivacyPlan
 from confide.privacy.units import PrivacyUnit
 

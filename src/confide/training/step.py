@@ -20,7 +20,7 @@ from confide.data.augment import Augmentation
 from confide.data.imageset import ImageSet
 from confide.errors import InputError
 from confide.gradients.engine import clipped_gradient
-from confide.gradients.reference import trainable
+from confide.gradients.walking import trainable
 from confide.mechanisms.clipping import Clipping, FlatClipping
 from confide.mechanisms.keys import RunKey
 from confide.privacy.plan import PrivacyPlan

@@ -74,7 +74,7 @@ def forward_rule(layer: type[nn.Module]) -> Callable[[_R], _R]:
 
 
 # Importing them registers their rules; they import `operation` from here.
-from confide.gradients.rules import attention, conv, elementwise, embedding, linear, norm  # noqa: E402
+from confide.gradients.rules import attention, conv, elementwise, embedding, linear, norm, pooling  # noqa: E402
 
 __all__ = [
     "FORWARDS",
@@ -90,5 +90,6 @@ __all__ = [
     "linear",
     "norm",
     "operation",
+    "pooling",
     "rule",
 ]

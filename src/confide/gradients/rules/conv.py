@@ -66,7 +66,7 @@ def _record(
     recorder: Recorder, x: Tensor, grad: Tensor, weight: Tensor, bias: Tensor | None, shape: ConvShape
 ) -> None:
     units = recorder.units
-    merged = len(x) != recorder.batch
+    merged = x.shape[0] != recorder.batch
     if merged:
         # Windows of one sample stand behind each other: each is convolved by itself, their gradients add up.
         recorder.rows_of(x, "convolution")

@@ -44,7 +44,7 @@ class GroupNorm(torch.autograd.Function):
         x = x.contiguous()
         rows, channels = x.shape[:2]
         scale, shift = weight.detach().to(x.dtype), bias.detach().to(x.dtype)
-        y, mean, rstd = _native(x, scale, shift, rows, channels, x[0, 0].numel(), groups, eps)
+        y, mean, rstd = _native(x, scale, shift, rows, channels, x.shape[2:].numel(), groups, eps)
         ctx.recorder, ctx.weight, ctx.bias, ctx.groups = recorder, weight, bias, groups
         ctx.save_for_backward(x, mean, rstd)
         return y
@@ -56,8 +56,8 @@ class GroupNorm(torch.autograd.Function):
             recorder: Recorder = ctx.recorder
             rows, channels = x.shape[:2]
             # Laid out in full: the kernel reads its memory without asking for strides.
-            scale = ctx.weight.detach().to(x.dtype).repeat(rows)
-            flat = (1, rows * channels, x[0, 0].numel(), rows * ctx.groups)
+            scale = ctx.weight.detach().to(x.dtype).expand(rows, -1).contiguous().view(-1)
+            flat = (1, rows * channels, x.shape[2:].numel(), rows * ctx.groups)
             need, by_weight, by_bias = _native_backward(
                 # Flat: a tensor of one channel would be taken for channels last, and read across samples.
                 grads[0].to(x.dtype).reshape(1, rows * channels, -1),
@@ -95,14 +95,14 @@ def _group_norm_arguments(
 def group_norm(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """`F.group_norm`."""
     x, num_groups, weight, bias, eps = _group_norm_arguments(*args, **kwargs)
-    if len(x) != recorder.batch:
+    if x.shape[0] != recorder.batch:
         raise Unsupported("group norm on a tensor that does not start with the batch")
     whole = isinstance(weight, Tensor) and isinstance(bias, Tensor)
     if (
         not whole
         or recorder.is_rows(weight)
         or x.dim() < 3
-        or x[0, 0].numel() == 0
+        or x.shape[2:].numel() == 0
         or (x.is_cuda and x.dtype != torch.float32)
     ):
         return _affine(recorder, F.group_norm(x, num_groups, None, None, eps), weight, bias, 1)
