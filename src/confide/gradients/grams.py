@@ -8,6 +8,8 @@ from torch import Tensor
 
 from confide.gradients.kernels import ConvShape, padded
 
+_CACHED = 1 << 20  # bytes of Gram matrices at a time, on a CPU: what its second cache holds
+
 
 def conv_norms(x: Tensor, grad: Tensor, shape: ConvShape, kernel: tuple[int, ...]) -> Tensor:
     """Squared norm of each sample's weight gradient, from Gram matrices of pixels.
@@ -19,9 +21,18 @@ def conv_norms(x: Tensor, grad: Tensor, shape: ConvShape, kernel: tuple[int, ...
     """
     x, grad = shape.roles(x, grad)
     wide = padded(x, shape.padding)
+    few = max(1, _CACHED // (wide.element_size() * wide.shape[2:].numel() ** 2))
+    if x.device.type != "cpu" or few >= len(x):
+        return _norms(wide, grad, shape, kernel)
+    parts = zip(wide.split(few), grad.split(few), strict=True)
+    return torch.cat([_norms(a, b, shape, kernel) for a, b in parts])
+
+
+def _norms(wide: Tensor, grad: Tensor, shape: ConvShape, kernel: tuple[int, ...]) -> Tensor:
+    """Of padded inputs."""
     space, out = wide.shape[2:], grad.shape[2:]
     flat, g = wide.flatten(2), grad.flatten(2)
-    gram = torch.bmm(flat.transpose(1, 2), flat).view(len(x), *space, *space)
+    gram = torch.bmm(flat.transpose(1, 2), flat).view(len(wide), *space, *space)
     dims = len(space)
     for axis in range(dims):
         step, gap, size = shape.stride[axis], shape.dilation[axis], kernel[axis]
@@ -36,7 +47,7 @@ def conv_norms(x: Tensor, grad: Tensor, shape: ConvShape, kernel: tuple[int, ...
     positions = outer.shape[1]
     # Rows in the tensors' own dtype, then float64: a float64 copy of both Gram matrices would cost more
     # than they did.
-    return outer.mul_(gram.reshape(len(x), positions, positions)).sum(2).double().sum(1)
+    return outer.mul_(gram.reshape(len(wide), positions, positions)).sum(2).double().sum(1)
 
 
 def conv_total(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape) -> Tensor:

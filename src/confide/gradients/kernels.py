@@ -80,9 +80,15 @@ def _patches(x: Tensor, kernel: tuple[int, ...], out: tuple[int, ...], shape: Co
 
 
 def by_loop(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> Tensor:
-    """The library's own weight-gradient kernel once a unit: no copy of patches, no extra arithmetic."""
-    parts = [shape.backward(grad[a:b], x[a:b], weight, (False, True))[1] for a, b in units.segments()]
-    return torch.stack(parts)
+    """The library's own weight-gradient kernel once a unit: no copy of patches, no extra arithmetic.
+
+    Each gradient is copied while it still lies in the cache; collected and stacked, all would be read from
+    memory again.
+    """
+    out = x.new_empty(units.count, *weight.shape)
+    for unit, (a, b) in enumerate(units.segments()):
+        out[unit].copy_(shape.backward(grad[a:b], x[a:b], weight, (False, True))[1])
+    return out
 
 
 def by_fold(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> Tensor:

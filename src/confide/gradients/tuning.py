@@ -33,7 +33,6 @@ from confide.gradients.units import Units, squared_norms
 _log = logging.getLogger("confide.gradients")
 _GRAM_BYTES = 256_000_000
 _TURNS = 5
-_ENOUGH = 0.2  # seconds spent on one work
 _SMALL = 100_000  # multiply-adds below which timing costs more than the worst choice
 _mode: ContextVar[str | None] = ContextVar("confide_kernels", default=None)
 _chosen: dict[str, str] = {}
@@ -178,25 +177,21 @@ def _agreeing(
 def fastest(works: Mapping[str, Callable[[], object]], device: torch.device) -> str:
     """Name of the fastest of several equal works, each timed up to `_TURNS` times; the shortest counts.
 
-    The first turn warms up; long works get fewer turns. On one CPU thread its own time counts, so that a busy
-    machine does not choose.
+    The first turn warms up; from the third on, only those near the best run again. On one CPU thread its own
+    time counts, so that a busy machine does not choose.
     """
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if alone else time.perf_counter
     times = dict.fromkeys(works, math.inf)
-    spent = dict.fromkeys(works, 0.0)
     for turn in range(_TURNS):
         for name, work in works.items():
-            if turn and times[name] > (4 if turn == 1 else 2) * min(times.values()):
-                continue
-            if turn > 1 and spent[name] > _ENOUGH:
+            if turn and times[name] > (4, 1.5)[turn > 1] * min(times.values()):
                 continue
             _wait(device)
             began = clock()
             work()
             _wait(device)
             taken = clock() - began
-            spent[name] += taken
             times[name] = taken if turn < 2 else min(times[name], taken)
     return min(times, key=lambda name: times[name])
 

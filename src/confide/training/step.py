@@ -20,6 +20,7 @@ from confide.data.augment import Augmentation
 from confide.data.imageset import ImageSet
 from confide.errors import InputError
 from confide.gradients.engine import clipped_gradient
+from confide.gradients.memory import give_back_memory
 from confide.gradients.walking import trainable
 from confide.mechanisms.clipping import Clipping, FlatClipping
 from confide.mechanisms.keys import RunKey
@@ -177,6 +178,7 @@ class PrivateLoop:
                 yield Step(number + 1, released.loss, plan.expected_batch_size, released.unclipped, plan=plan)
         finally:
             self.mechanism.close()
+            give_back_memory()
 
     def contribution(self, number: int) -> Contribution:
         """Clipped sums over the units sampled in a step, one physical batch after the other."""
