@@ -79,15 +79,12 @@ class SideBySide:
         large = (number for number, use in enumerate(uses) if not use.small)
         parts += [(number, part) for number in large for part in stretch_norms(uses[number].values)]
         self._owners = tuple((number, part.shape[1]) for number, part in parts)
-        wide = sum(size for _, size in self._owners)
-        first = parts[0][1]
-        self._values = first.new_empty(len(first), wide, dtype=torch.float64)
-        torch.cat([part for _, part in parts], 1, out=self._values)
+        self._values = torch.cat([part for _, part in parts], 1).double()
 
     def squared_norms(self) -> Tensor:
         """Of each unit and parameter: (U, P) float64."""
         out = self._values.new_zeros(self._count, len(self._values))
-        return out.index_add_(0, _owner(self._owners, out.device), self._values.square().t()).t()
+        return out.index_add_(0, _owner(self._owners, out.device), self._values.square().t().contiguous()).t()
 
     def small_sums(self, factors: Tensor, bad: Tensor) -> dict[int, Tensor]:
         """Number of each small parameter -> Σ_u factors_up·g_up, flat; factors (U, P), or (U, 1) for all."""

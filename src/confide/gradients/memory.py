@@ -2,8 +2,8 @@
 """Memory that one step frees is kept for the next one.
 
 The C library of Linux gives large freed blocks back to the system at once, and the next step gets them anew,
-page by page, each page cleared. That was up to a third of the time of a step on a CPU, for a plain step of a
-small network as well as for per-sample gradients of 32 MB and more.
+page by page, each page cleared. That is up to a third of the time of a step on a CPU, for a plain step of a
+small network, too.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import functools
 import os
 import platform
 
-# Of malloc.h. No block is mapped for itself, whose pages would go with it; and the heap never shrinks.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_NEVER = (1 << 31) - 1
+# Of malloc.h. The heap never shrinks. Blocks from 32 MB on, the most that the library takes as a threshold,
+# still come and go by themselves: kept in the heap as well, they left holes that doubled the peak of some
+# networks.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_NEVER, _LARGE = (1 << 31) - 1, 32 << 20
 _OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 
 
@@ -31,7 +33,8 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
-    return bool(library.mallopt(_M_MMAP_MAX, 0) and library.mallopt(_M_TRIM_THRESHOLD, _NEVER))
+    # Setting one of the two stops the library from adapting the other: both, or none.
+    return bool(library.mallopt(_M_MMAP_THRESHOLD, _LARGE) and library.mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
 def give_back_memory() -> None:

@@ -28,11 +28,16 @@ from torch import Tensor
 
 from confide.gradients.grams import conv_norms, conv_total
 from confide.gradients.kernels import KERNELS, ConvShape, fits, weight_gradient
+from confide.gradients.memory import give_back_memory
 from confide.gradients.units import Units, squared_norms
 
 _log = logging.getLogger("confide.gradients")
 _GRAM_BYTES = 256_000_000
 _TURNS = 5
+_HEAVY, _LIGHTER = (
+    2.0,
+    0.75,
+)  # with twice the memory of a ghost norm a kernel has to save a quarter of the time
 _SMALL = 100_000  # multiply-adds below which timing costs more than the worst choice
 _mode: ContextVar[str | None] = ContextVar("confide_kernels", default=None)
 _chosen: dict[str, str] = {}
@@ -148,7 +153,12 @@ def _fastest(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, ghost_al
         name: partial(_work, name, like_x, like_grad, like_weight, shape, units)
         for name in _agreeing(names, like_x, like_grad, like_weight, shape, units)
     }
-    return fastest(works, x.device)
+    # A ghost norm holds on to inputs and output gradients, the others to the gradients of all units.
+    heavy = "ghost" in works and len(x) * weight.numel() > _HEAVY * (x.numel() + grad.numel())
+    try:
+        return fastest(works, x.device, {"ghost": _LIGHTER} if heavy else {})
+    finally:
+        give_back_memory()  # of kernels that were tried and are not used
 
 
 def _agreeing(
@@ -174,8 +184,13 @@ def _agreeing(
     return agreeing
 
 
-def fastest(works: Mapping[str, Callable[[], object]], device: torch.device) -> str:
-    """Name of the fastest of several equal works, each timed up to `_TURNS` times; the shortest counts.
+def fastest(
+    works: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    weights: Mapping[str, float] | None = None,
+) -> str:
+    """Name of the fastest of several equal works, each timed up to `_TURNS` times; the shortest counts, times
+    the work's weight.
 
     The first turn warms up; from the third on, only those near the best run again. On one CPU thread its own
     time counts, so that a busy machine does not choose.
@@ -193,7 +208,7 @@ def fastest(works: Mapping[str, Callable[[], object]], device: torch.device) -> 
             _wait(device)
             taken = clock() - began
             times[name] = taken if turn < 2 else min(times[name], taken)
-    return min(times, key=lambda name: times[name])
+    return min(times, key=lambda name: times[name] * (weights or {}).get(name, 1.0))
 
 
 def _work(name: str, x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> None:
@@ -215,7 +230,7 @@ def _wait(device: torch.device) -> None:
 def _file() -> Path:
     from platformdirs import user_cache_path
 
-    return user_cache_path("confide") / f"kernels7-{torch.__version__}-{platform.machine()}.json"
+    return user_cache_path("confide") / f"kernels9-{torch.__version__}-{platform.machine()}.json"
 
 
 def _load() -> dict[str, str]:

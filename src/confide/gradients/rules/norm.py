@@ -43,7 +43,7 @@ class GroupNorm(torch.autograd.Function):
         weight, bias = targets
         x = x.contiguous()
         rows, channels = x.shape[:2]
-        scale, shift = weight.detach().to(x.dtype), bias.detach().to(x.dtype)
+        scale, shift = weight.to(x.dtype), bias.to(x.dtype)
         y, mean, rstd = _native(x, scale, shift, rows, channels, x.shape[2:].numel(), groups, eps)
         ctx.recorder, ctx.weight, ctx.bias, ctx.groups = recorder, weight, bias, groups
         ctx.save_for_backward(x, mean, rstd)
