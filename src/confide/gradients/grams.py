@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 """Norms of per-sample weight gradients of convolutions from Gram matrices; the ordinary summed gradient."""
 
 from __future__ import annotations

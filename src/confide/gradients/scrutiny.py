@@ -82,7 +82,7 @@ def _buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [
         (f"{front}.{key}" if front else key, buffer)
         for front, layer in named_layers(model)
-        for key, buffer in layer._buffers.items()
+        for key, buffer in layer._buffers.items()  # pyright: ignore[reportPrivateUsage]
         if buffer is not None
     ]
 
