@@ -57,6 +57,7 @@ class ConvShape:
 
 
 def padded(x: Tensor, padding: tuple[int, ...]) -> Tensor:
+    """x (B, C, *S) with so many zeros at both ends of each spatial dimension."""
     return F.pad(x, [side for p in reversed(padding) for side in (p, p)]) if any(padding) else x
 
 

@@ -38,6 +38,6 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_memory() -> None:
-    """Return to the system what `keep_freed_memory` kept, as far as it is free now."""
-    if keep_freed_memory():
+    """Return to the system what `keep_freed_memory` kept, as far as it is free now; else nothing happens."""
+    if keep_freed_memory.cache_info().currsize and keep_freed_memory():
         ctypes.CDLL(None).malloc_trim(0)
