@@ -120,6 +120,7 @@ def test_images_to_fields(rep: Representation, way: str) -> None:
     "layer",
     [
         FieldGroupNorm(FieldType(regular(C4), 4), 2),
+        FieldGroupNorm(FieldType(trivial(C4), 1), 1),  # one channel: for torch both layouts at once
         FieldGroupNorm(FieldType(regular(D4), 4), 1, eps=0.1),
         FieldGroupNorm(FieldType(induced(O2(), 0), 4), 4),
         FieldGroupNorm(FieldType(induced(O2(), 0, 1), 4), 2),

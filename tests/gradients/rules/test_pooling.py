@@ -32,9 +32,13 @@ def test_pooling_is_torchs_own(
     model = nn.Sequential(nn.Conv2d(1, channels, 3), nn.ReLU(), nn.MaxPool2d(**options), nn.Flatten())
     images = torch.randn(4, 1, 11, 12)
     taken: list[int] = []
-    forward = MaxPool2d.forward
-    seen = staticmethod(lambda *args: (taken.append(1), forward(*args))[1])
-    monkeypatch.setattr(MaxPool2d, "forward", seen)
+    forward: Any = MaxPool2d.forward
+
+    def seen(*args: Any) -> Any:
+        taken.append(1)
+        return forward(*args)
+
+    monkeypatch.setattr(MaxPool2d, "forward", staticmethod(seen))
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
         out = model(batch)
