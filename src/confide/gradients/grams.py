@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
-from confide.gradients.kernels import ConvShape, padded
+from confide.gradients.kernels import ConvShape
 
 _CACHED = 1 << 20  # bytes of Gram matrices at a time, on a CPU: what its second cache holds
 
@@ -21,34 +23,71 @@ def conv_norms(x: Tensor, grad: Tensor, shape: ConvShape, kernel: tuple[int, ...
     x: (B, C, *S); grad: (B, O, *T); returns (B,) float64.
     """
     x, grad = shape.roles(x, grad)
-    wide = padded(x, shape.padding)
-    few = max(1, _CACHED // (wide.element_size() * wide.shape[2:].numel() ** 2))
+    few = max(1, _CACHED // (x.element_size() * x.shape[2:].numel() ** 2))
     if x.device.type != "cpu" or few >= len(x):
-        return _norms(wide, grad, shape, kernel)
-    parts = zip(wide.split(few), grad.split(few), strict=True)
+        return _norms(x, grad, shape, kernel)
+    parts = zip(x.split(few), grad.split(few), strict=True)
     return torch.cat([_norms(a, b, shape, kernel) for a, b in parts])
 
 
-def _norms(wide: Tensor, grad: Tensor, shape: ConvShape, kernel: tuple[int, ...]) -> Tensor:
-    """Of padded inputs."""
-    space, out = wide.shape[2:], grad.shape[2:]
-    flat, g = wide.flatten(2), grad.flatten(2)
-    gram = torch.bmm(flat.transpose(1, 2), flat).view(len(wide), *space, *space)
-    dims = len(space)
-    for axis in range(dims):
-        step, gap, size = shape.stride[axis], shape.dilation[axis], kernel[axis]
-        total = None
-        for offset in range(size):
-            pick = slice(offset * gap, offset * gap + (out[axis] - 1) * step + 1, step)
-            part = gram[(slice(None),) * (1 + axis) + (pick,) + (slice(None),) * (dims - 1) + (pick,)]
-            total = part.clone() if total is None else total.add_(part)
-        assert total is not None
-        gram = total
+def _norms(x: Tensor, grad: Tensor, shape: ConvShape, kernel: tuple[int, ...]) -> Tensor:
+    space, out = x.shape[2:], grad.shape[2:]
+    flat, g = x.flatten(2), grad.flatten(2)
+    gram = torch.bmm(flat.transpose(1, 2), flat).view(len(x), *space, *space)
+    for axis in range(len(space)):
+        moves = _moves(
+            space[axis],
+            out[axis],
+            kernel[axis],
+            shape.stride[axis],
+            shape.padding[axis],
+            shape.dilation[axis],
+        )
+        gram = _box_sums(gram, axis, out[axis], moves)
     outer = torch.bmm(g.transpose(1, 2), g)
     positions = outer.shape[1]
     # Rows in the tensors' own dtype, then float64: a float64 copy of both Gram matrices would cost more
     # than they did.
-    return outer.mul_(gram.reshape(len(wide), positions, positions)).sum(2).double().sum(1)
+    return outer.mul_(gram.reshape(len(x), positions, positions)).sum(2).double().sum(1)
+
+
+def _box_sums(gram: Tensor, axis: int, out: int, moves: tuple[tuple[slice, slice], ...]) -> Tensor:
+    """Sums over equal offsets along one axis of both pixels: (B, *S, *S), of which that axis gets length
+    `out`."""
+    dims = gram.dim() // 2
+    first, second = 1 + axis, 1 + dims + axis
+
+    def cut(values: Tensor, part: slice) -> Tensor:
+        return values[(slice(None),) * first + (part,) + (slice(None),) * (dims - 1) + (part,)]
+
+    size = list(gram.shape)
+    size[first] = size[second] = out
+    if moves and moves[0][0] == slice(0, out):
+        total = cut(gram, moves[0][1]).clone(memory_format=torch.contiguous_format)
+        moves = moves[1:]
+    else:
+        total = gram.new_zeros(size)
+    for target, source in moves:
+        cut(total, target).add_(cut(gram, source))
+    return total
+
+
+@functools.cache
+def _moves(
+    size: int, out: int, kernel: int, step: int, padding: int, gap: int
+) -> tuple[tuple[slice, slice], ...]:
+    """For each kernel offset: which outputs meet a pixel there, and which pixels; most outputs first.
+
+    The others meet padding, whose products are zero and left out.
+    """
+    found: list[tuple[slice, slice]] = []
+    for offset in range(kernel):
+        shift = offset * gap - padding
+        low, high = max(0, -(shift // step)), min(out - 1, (size - 1 - shift) // step)
+        if low <= high:
+            start = low * step + shift
+            found.append((slice(low, high + 1), slice(start, start + (high - low) * step + 1, step)))
+    return tuple(sorted(found, key=lambda move: move[0].start - move[0].stop))
 
 
 def conv_total(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape) -> Tensor:

@@ -116,7 +116,7 @@ def _candidates(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, ghost
     if "group" in names and x.dim() == 4 and not shape.transposed and weight.shape[0] > 32:
         names.remove("group")  # up to 70 times slower with many channels
     a, g = shape.roles(x, grad)
-    space = math.prod(s + 2 * p for s, p in zip(a.shape[2:], shape.padding, strict=True))
+    space = math.prod(a.shape[2:])
     out = math.prod(g.shape[2:])
     grams = out * out * g.shape[1] + space * space * a.shape[1]
     small = len(x) * space * space * x.element_size() <= _GRAM_BYTES
@@ -230,7 +230,7 @@ def _wait(device: torch.device) -> None:
 def _file() -> Path:
     from platformdirs import user_cache_path
 
-    return user_cache_path("confide") / f"kernels9-{torch.__version__}-{platform.machine()}.json"
+    return user_cache_path("confide") / f"kernels10-{torch.__version__}-{platform.machine()}.json"
 
 
 def _load() -> dict[str, str]:
