@@ -129,7 +129,9 @@ def _finish(recorder: Recorder, parameters: dict[str, nn.Parameter], losses: Ten
             sums[name] = torch.zeros_like(parameter, requires_grad=False)
             continue
         total = found[name] if name in found else use.weighted(each[:, columns[name]], bad)
-        sums[name] = total.to(parameter.dtype).reshape(parameter.shape)
+        if total.dtype != parameter.dtype:
+            total = total.to(parameter.dtype)
+        sums[name] = total.view(parameter.shape) if total.dim() != parameter.dim() else total
     return Part(sums, norms, factors, losses, tuple(sorted(recorder.doubtful)))
 
 

@@ -31,7 +31,7 @@ from confide.gradients.parts import Run, fastest_rows, in_parts
 from confide.gradients.reference import Loss, batch_length
 from confide.gradients.scrutiny import refuse_mixing, unchanged_buffers, uncompiled
 from confide.gradients.units import Clip, Units
-from confide.gradients.walking import trainable
+from confide.gradients.walking import trainable, walked_once
 from confide.mechanisms.clipping import Clipping, FlatClipping
 
 _METHODS: dict[str, Method] = {"book-keeping": by_bookkeeping, "vmap": by_vmap, "loop": by_loop}
@@ -94,6 +94,20 @@ def clipped_gradient(
         raise InputError(f"unknown method {method!r}", remedy=f"Choose one of: auto, {', '.join(_METHODS)}.")
     if physical_batch_size is not None and physical_batch_size < 1:
         raise InputError(f"physical batch size {physical_batch_size} is below 1")
+    with walked_once(model):
+        part, why = _clipped_sums(model, loss, batch, clipping, units, method, physical_batch_size)
+    return ClippedGradient(part.sums, part.norms, part.losses, part.factors, why)
+
+
+def _clipped_sums(
+    model: nn.Module,
+    loss: Loss,
+    batch: Any,
+    clipping: Clipping,
+    units: Tensor | None,
+    method: str,
+    physical_batch_size: int | None,
+) -> tuple[Part, tuple[str, ...]]:
     parameters = trainable(model)
     device = next(iter(parameters.values())).device
     if device.type == "cpu":
@@ -103,7 +117,7 @@ def clipped_gradient(
     if rows == 0:
         empty = clip(torch.zeros((0, len(parameters)), dtype=torch.float64, device=device))
         sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        return ClippedGradient(sums, empty[0], torch.zeros(0, device=device), empty[1])
+        return Part(sums, empty[0], empty[1], torch.zeros(0, device=device)), ()
     refuse_mixing(model)
     owners = Units.of(units, rows, device)
     run = automatic if method == "auto" else _insisting(_METHODS[method])
@@ -111,8 +125,7 @@ def clipped_gradient(
     with unchanged_buffers(model), uncompiled():
         if method == "auto":
             most = fastest_rows(run, model, loss, batch, owners, clip, most)
-        part, why = in_parts(run, model, loss, batch, owners, clip, most)
-    return ClippedGradient(part.sums, part.norms, part.losses, part.factors, why)
+        return in_parts(run, model, loss, batch, owners, clip, most)
 
 
 def _insisting(method: Method) -> Run:

@@ -8,6 +8,7 @@ that first. No kernel wins everywhere: they differ by factors of 2 to 70 with th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -50,6 +51,11 @@ class ConvShape:
             (*wanted, False),
         )
         return out[0], out[1]
+
+    @functools.cache  # noqa: B019 - of a handful of small constants, for which a step asks again and again
+    def grouped(self, count: int) -> ConvShape:
+        """That of so many convolutions side by side."""
+        return replace(self, groups=count * self.groups)
 
     def roles(self, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         """(what the kernel slides over, what it is correlated with)."""
@@ -100,12 +106,14 @@ def by_fold(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Un
     count, rows = (units.count, units.rows_each) if units.rows_each else (len(x), 1)
 
     def folded(t: Tensor) -> Tensor:
-        return t.reshape(count, rows, *t.shape[1:]).transpose(0, 1).reshape(rows, -1, *t.shape[2:])
+        if rows > 1:
+            t = t.reshape(count, rows, *t.shape[1:]).transpose(0, 1)
+        return t.reshape(rows, -1, *t.shape[-len(shape.stride) :])
 
     # Never read; but the library would copy one that is not laid out in full.
     blank = weight.new_empty(count * weight.shape[0], *weight.shape[1:])
-    grouped = replace(shape, groups=count * shape.groups)
-    values = grouped.backward(folded(grad), folded(x), blank, (False, True))[1].view(count, *weight.shape)
+    values = shape.grouped(count).backward(folded(grad), folded(x), blank, (False, True))[1]
+    values = values.view(count, *weight.shape)
     return values if units.rows_each else units.sum_rows(values)
 
 

@@ -37,9 +37,8 @@ def refuse_mixing(model: nn.Module) -> None:
     Raises:
         UnsupportedLayerError: Names the layer and the remedy.
     """
-    for _, layer in named_layers(model):
+    for name, layer in named_layers(model):
         if isinstance(layer, _BatchNorm) and (layer.training or not layer.track_running_stats):
-            name = _name(model, layer)
             raise UnsupportedLayerError(
                 f"layer {name!r} is {type(layer).__name__}: it mixes the samples of a batch, "
                 "so no per-sample gradient exists",
@@ -47,16 +46,11 @@ def refuse_mixing(model: nn.Module) -> None:
                 "statistics.",
             )
         if isinstance(layer, _InstanceNorm) and layer.track_running_stats and layer.training:
-            name = _name(model, layer)
             raise UnsupportedLayerError(
                 f"layer {name!r} is {type(layer).__name__} with running statistics, which would leave the "
                 "model un-noised",
                 remedy="confide.repair(model) switches them off.",
             )
-
-
-def _name(model: nn.Module, layer: nn.Module) -> str:
-    return next(name for name, module in named_layers(model) if module is layer)
 
 
 @contextmanager
@@ -66,9 +60,9 @@ def unchanged_buffers(model: nn.Module) -> Generator[None]:
     Raises:
         UnsupportedLayerError: Names the buffer and the remedy.
     """
-    before = {name: (buffer, buffer._version) for name, buffer in _buffers(model)}
+    before = {name: (buffer, buffer._version) for name, buffer in _buffers(named_layers(model))}
     yield
-    for name, buffer in _buffers(model):
+    for name, buffer in _buffers(named_layers(model, anew=True)):
         known = before.get(name)
         if known is None or known[0] is not buffer or known[1] != buffer._version:
             raise UnsupportedLayerError(
@@ -78,10 +72,10 @@ def unchanged_buffers(model: nn.Module) -> Generator[None]:
             )
 
 
-def _buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
+def _buffers(layers: list[tuple[str, nn.Module]]) -> list[tuple[str, Tensor]]:
     return [
         (f"{front}.{key}" if front else key, buffer)
-        for front, layer in named_layers(model)
+        for front, layer in layers
         for key, buffer in layer._buffers.items()  # pyright: ignore[reportPrivateUsage]
         if buffer is not None
     ]

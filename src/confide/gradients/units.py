@@ -101,6 +101,10 @@ class Clip:
 
     def __call__(self, squared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Squared norms (U, P) float64 -> norms (U,), group factors (U, G), parameter factors (U, P)."""
+        if self._count == 1:
+            norms = squared.sum(1, keepdim=True).sqrt_()
+            factors = self._clipping.factors(norms)
+            return norms[:, 0], factors, factors.expand(-1, squared.shape[1])
         grouped = squared.new_zeros((len(squared), self._count)).index_add_(1, self._groups, squared)
         factors = self._clipping.factors(grouped.sqrt())
         return squared.sum(1).sqrt(), factors, factors[:, self._groups]
@@ -109,8 +113,7 @@ class Clip:
 def refuse_non_finite(squared: Tensor, losses: Tensor, units: Units) -> None:
     """In place: a non-finite loss (B,) gives its unit a non-finite norm (U, P), even where no gradient
     flows."""
-    finite = units.sum_rows((~torch.isfinite(losses)).double()) == 0
-    squared[:, 0] = torch.where(finite, squared[:, 0], torch.full_like(squared[:, 0], torch.nan))
+    squared[:, 0] += units.sum_rows(losses.double() * 0.0)  # zero, but for infinity and NaN
 
 
 def squared_norms(values: Tensor) -> Tensor:

@@ -49,8 +49,8 @@ class Clipping(ABC):
         """Clip factors: norms (U, G) -> (U, G), in float64."""
         norms = norms.double()
         finite = torch.isfinite(norms).all(1, keepdim=True)
-        scaled = self._scale(torch.where(finite, norms, torch.ones_like(norms)))
-        return torch.where(finite, scaled, torch.zeros_like(scaled))
+        scaled = self._scale(torch.where(finite, norms, 1.0))
+        return torch.where(finite, scaled, 0.0)
 
     @abstractmethod
     def _scale(self, norms: Tensor) -> Tensor:
@@ -66,8 +66,9 @@ class Clipping(ABC):
 
 
 def _clipped_to(bound: Tensor | float, norms: Tensor) -> Tensor:
-    """min(1, bound/norm), with the margin taken off the bound."""
-    least = torch.as_tensor(bound, dtype=norms.dtype, device=norms.device) * (1 - MARGIN)
+    """min(1, bound/norm) in float64, with the margin taken off the bound."""
+    # A tensor: torch divides a number by x as number·(1/x), which is not always 1 where it should be.
+    least = torch.as_tensor(bound * (1 - MARGIN), dtype=norms.dtype, device=norms.device)
     return least / torch.maximum(norms, least)
 
 

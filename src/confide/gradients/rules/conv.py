@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -142,17 +143,20 @@ def convolution(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     recorder.rows_of(x, "convolution")
     if isinstance(padding, str):
         x, padding = _same(x, weight, padding, dilation, dims)
-    shape = ConvShape(
-        _tuple(stride, dims),
-        _tuple(padding, dims),
-        _tuple(dilation, dims),
-        _tuple(extra, dims),
-        transposed,
-        groups,
-    )
+    given = (tuple(v) if isinstance(v, list) else v for v in (stride, padding, dilation, extra))
+    shape = _shape(dims, *given, transposed, groups)
     late = bias if recorder.is_rows(bias) else None
     out = Convolution.apply(recorder, recorder.anchor, x, (weight, None if late is not None else bias), shape)
     return out if late is None else out + late.reshape(1, -1, *[1] * dims)
+
+
+@functools.lru_cache(1024)
+def _shape(
+    dims: int, stride: Any, padding: Any, dilation: Any, extra: Any, transposed: bool, groups: int
+) -> ConvShape:
+    """From numbers or tuples of them; made once, for every step asks for the same few."""
+    stride, padding, dilation, extra = (_tuple(value, dims) for value in (stride, padding, dilation, extra))
+    return ConvShape(stride, padding, dilation, extra, transposed, groups)
 
 
 def _tuple(value: Any, dims: int) -> tuple[int, ...]:

@@ -56,14 +56,14 @@ class GroupNorm(torch.autograd.Function):
             recorder: Recorder = ctx.recorder
             rows, channels = x.shape[:2]
             # Laid out in full: the kernel reads its memory without asking for strides.
-            scale = ctx.weight.detach().to(x.dtype).expand(rows, -1).contiguous().view(-1)
+            scale = x.new_empty(rows, channels).copy_(ctx.weight.detach()).view(-1)
             flat = (1, rows * channels, x.shape[2:].numel(), rows * ctx.groups)
             need, by_weight, by_bias = _native_backward(
                 # Flat: a tensor of one channel would be taken for channels last, and read across samples.
                 grads[0].to(x.dtype).reshape(1, rows * channels, -1),
                 x.reshape(1, rows * channels, -1),
-                mean.view(1, -1),
-                rstd.view(1, -1),
+                mean,
+                rstd,
                 scale,
                 *flat,
                 (True, True, True),
