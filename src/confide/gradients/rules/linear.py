@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from confide.gradients.captures import Ghost, Instantiated
+from confide.gradients.captures import SMALL, Ghost, Instantiated
 from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.rules import operation
 from confide.gradients.rules.precision import matched
@@ -81,7 +81,8 @@ def _record(recorder: Recorder, x: Tensor, g: Tensor, weight: Tensor, bias: Tens
         return
     steps, wide, tall = x.shape[1], x.shape[2], g.shape[2]
     # Both are exact; the Gram matrices win while T²(I+O) stays below the T·I·O of forming the gradients.
-    if units.distinct and steps * (wide + tall) < wide * tall:
+    # Small gradients are formed all the same: they share a few calls for the norms of all (`SideBySide`).
+    if units.distinct and SMALL < wide * tall > steps * (wide + tall):
         recorder.record(weight, Ghost(x, g, linear_norms, linear_gradients, linear_total))
     else:
         recorder.record(weight, Instantiated(units.sum_rows(linear_gradients(x, g))))
