@@ -113,3 +113,8 @@ def test_a_long_float32_norm_keeps_its_digits() -> None:
     values = torch.full((1, 600_000), 0.1)
     exact = 600_000 * float(values[0, 0]) ** 2
     assert abs(float(squared_norms(values)) / exact - 1) < 1e-6
+
+
+def test_the_weight_of_a_work_counts() -> None:
+    works = {"light": lambda: sum(range(1000)), "heavy": lambda: None}
+    assert tuning.fastest(works, torch.device("cpu"), {"light": 0.0}) == "light"

@@ -10,10 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from confide.gradients.engine import clipped_gradient
-from confide.gradients.grams import conv_norms
-from confide.gradients.kernels import ConvShape
 from confide.gradients.rules.pooling import MaxPool2d
-from confide.gradients.tuning import fastest
 
 POOLS = [
     {"kernel_size": 2},
@@ -52,18 +49,3 @@ def test_pooling_is_torchs_own(
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
         assert torch.allclose(found.sums[name], parameter.grad, rtol=1e-4, atol=1e-4), name
-
-
-def test_grams_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, grad = torch.randn(5, 2, 6, 6), torch.randn(5, 3, 6, 6)
-    shape = ConvShape((1, 1), (1, 1), (1, 1), (0, 0), False, 1)
-    monkeypatch.setattr("confide.gradients.grams._CACHED", 2 * 4 * 64**2)  # two samples
-    weight = torch.zeros(3, 2, 3, 3)
-    own = [shape.backward(grad[i : i + 1], x[i : i + 1], weight, (False, True))[1] for i in range(5)]
-    expected = [float(g.double().square().sum()) for g in own]
-    assert conv_norms(x, grad, shape, (3, 3)).tolist() == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_weight_of_a_work_counts() -> None:
-    works = {"light": lambda: sum(range(1000)), "heavy": lambda: None}
-    assert fastest(works, torch.device("cpu"), {"light": 0.0}) == "light"
