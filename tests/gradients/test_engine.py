@@ -263,3 +263,15 @@ def test_channels_last_and_compiled() -> None:
     out = clipped_gradient(compiled, squares, x, clip_norm=1.0)
     found = {name.removeprefix("_orig_mod."): value for name, value in out.sums.items()}
     assert apart(found, plain.sums) < 1e-6
+
+def test_single_rows_are_laid_out_in_full() -> None:
+    # In this layout torch's GroupNorm would end the process.
+    images = torch.empty_strided((3, 1, 6, 6), (36, 1, 6, 1)).normal_()
+    seen: list[tuple[int, ...]] = []
+
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        seen.append(x.stride())
+        return model(x).square().flatten(1).sum(1)
+
+    clipped_gradient(nn.Conv2d(1, 2, 3), loss, images, clip_norm=1.0, method="loop")
+    assert seen == [(36, 36, 6, 1)] * 3

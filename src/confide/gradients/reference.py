@@ -166,11 +166,18 @@ def loop_gradients(model: nn.Module, loss: Loss, batch: Any) -> Iterator[tuple[d
     """
     parameters = trainable(model)
     for row in range(batch_length(batch)):
-        part = pick(batch, slice(row, row + 1))
+        part = tree_map(_laid_out, pick(batch, slice(row, row + 1)))
         with torch.enable_grad():
             value = check_losses(loss(model, part), 1)[0]
             gradients = _own_gradients(value, parameters)
         yield gradients, value.detach()
+
+
+def _laid_out(leaf: Any) -> Any:
+    """A copy in the ordinary layout: torch 2.13 crashes in the backward pass of a GroupNorm whose input is in
+    channels-last layout and needs no gradient. (`contiguous` leaves such strides of one channel as they are.)
+    """
+    return leaf.clone(memory_format=torch.contiguous_format) if isinstance(leaf, Tensor) else leaf
 
 
 def _own_gradients(value: Tensor, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
