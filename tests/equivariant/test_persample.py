@@ -138,6 +138,21 @@ def test_other_layers_with_parameters(layer: Any, units: list[int] | None) -> No
     check(layer, torch.randn(4, layer.in_type.size, 6, 6, dtype=torch.float64), units)
 
 
+def test_one_channel_that_lies_in_memory_as_channels_last() -> None:
+    layer = FieldGroupNorm(FieldType(trivial(C4), 1), 1).double()
+    images = torch.randn(4, 1, 6, 6, dtype=torch.float64)
+    turned = torch.empty_strided((4, 1, 6, 6), (36, 1, 6, 1), dtype=torch.float64).copy_(images)
+
+    def loss(model: Any, x: Tensor) -> Tensor:
+        return model(x).pow(3).flatten(1).sum(1)
+
+    found = clipped_gradient(layer, loss, turned, clip_norm=1.0, method="book-keeping")
+    expected = clipped_gradient(layer, loss, images, clip_norm=1.0, method="loop")
+    assert torch.allclose(found.norms, expected.norms)
+    for name, value in expected.sums.items():
+        assert torch.allclose(found.sums[name], value), name
+
+
 @pytest.mark.parametrize("way", persample.WAYS)
 @pytest.mark.parametrize("group", ["C4", "C8", "D4", "SO2", "O2"])
 def test_whole_networks(group: str, way: str) -> None:

@@ -48,9 +48,9 @@ class FieldNormalization(torch.autograd.Function):
                 # Flat: a tensor of one channel would be taken for channels last, and read across samples.
                 grads[0].to(x.dtype).reshape(1, rows * channels, -1),
                 x.view(1, rows * channels, -1),
-                mean.view(1, -1),
-                rstd.view(1, -1),
-                weight.expand(rows, -1).contiguous().view(-1),
+                mean,
+                rstd,
+                x.new_empty(rows, channels).copy_(weight).view(-1),
                 *flat,
                 (True, True, True),
             )
