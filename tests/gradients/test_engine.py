@@ -264,6 +264,7 @@ def test_channels_last_and_compiled() -> None:
     found = {name.removeprefix("_orig_mod."): value for name, value in out.sums.items()}
     assert apart(found, plain.sums) < 1e-6
 
+
 def test_single_rows_are_laid_out_in_full() -> None:
     # In this layout torch's GroupNorm would end the process.
     images = torch.empty_strided((3, 1, 6, 6), (36, 1, 6, 1)).normal_()

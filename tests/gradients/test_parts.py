@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -91,3 +93,26 @@ def test_the_cost_model_never_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(3):
             clipped_gradient(model, watched, batch, clip_norm=1.0)
     assert seen == [16, 16, 16]
+
+
+@pytest.mark.parametrize(("halved", "expected"), [(1e-6, [4, 4, 4, 4]), (1e6, [16])])
+def test_what_half_the_memory_may_cost_counts(
+    halved: float, expected: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tuning, "_file", lambda: tmp_path / "kernels.json")
+    monkeypatch.setattr(tuning, "_chosen", {})
+    monkeypatch.setattr(tuning, "_loaded", [])
+    monkeypatch.setattr(parts, "_WORTH", 0.0)
+    monkeypatch.setattr(parts, "_HALVED", halved)  # nothing, and more than any measurement
+    seen: list[int] = []
+
+    def watched(model: nn.Module, batch: Batch) -> Tensor:
+        seen.append(len(batch[0]))
+        return loss(model, batch)
+
+    model, batch = network(), rows(16)
+    with kernels("tune"):
+        for _ in range(3):
+            seen.clear()
+            clipped_gradient(model, watched, batch, clip_norm=1.0)
+    assert seen == expected
