@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from confide.errors import BudgetExhaustedError, ConfigError, ModelError, RunError
 from confide.experiments import history
 from confide.experiments.config import Experiment
+from confide.experiments.opening import open_session
 from confide.experiments.prepare import load_data
 from confide.experiments.record import RunRecord, load_run
 from confide.experiments.run import Silent, fit
@@ -150,6 +152,16 @@ def test_a_crash_never_gives_back_what_was_charged(make: Make) -> None:
     assert any("count as spent" in warning for warning in record.warnings)
     steps = [line.step for line in history.load(experiment.folder).steps]
     assert len(steps) == len(set(steps)) and max(steps) == 9
+
+
+def test_the_first_step_after_a_crash_has_the_rate_of_its_own_number(make: Make) -> None:
+    experiment = make(evaluation__every_epochs=100)
+    with pytest.raises(Crash):
+        fit(experiment, listener=At(4, crash))  # without a checkpoint: the optimizer starts anew
+    with open_session(experiment, resume=True, command=[]) as session:
+        assert session.progress.step >= 4
+        (rate,) = {group["lr"] for group in session.trainer.optimizer.param_groups}
+        assert rate == pytest.approx(2e-3 * (1 + math.cos(math.pi * session.progress.step / 9)) / 2)
 
 
 def test_without_a_ledger_the_history_tells_how_far_a_crashed_run_had_come(make: Make) -> None:
