@@ -24,6 +24,8 @@ from confide.experiments.prepare import load_data
 from confide.experiments.record import RunRecord, load_run
 from confide.experiments.run import Silent, fit
 from confide.experiments.trained import trained_model
+from confide.gradients.engine import clipped_gradient
+from confide.gradients.memory import keep_freed_memory
 from confide.privacy.ledger import Ledger
 
 Make = Callable[..., Experiment]
@@ -118,6 +120,12 @@ def test_the_twin_without_privacy_uses_the_same_trainer(make: Make) -> None:
     assert record.metrics["test"]["accuracy"].value is not None
 
 
+def test_the_twin_keeps_freed_memory_as_a_private_run_does(make: Make) -> None:
+    keep_freed_memory.cache_clear()  # it is asked once in a process
+    fit(make(privacy="none"))
+    assert keep_freed_memory.cache_info().currsize == 1
+
+
 @pytest.mark.parametrize("private", [True, False])
 @pytest.mark.parametrize("stop", [2, 5])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(make: Make, private: bool, stop: int) -> None:
@@ -152,6 +160,22 @@ def test_a_crash_never_gives_back_what_was_charged(make: Make) -> None:
     assert any("count as spent" in warning for warning in record.warnings)
     steps = [line.step for line in history.load(experiment.folder).steps]
     assert len(steps) == len(set(steps)) and max(steps) == 9
+
+
+def test_a_step_that_fails_half_way_counts_as_spent(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def failing(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        return crash() if len(calls) == 5 else clipped_gradient(*args, **options)
+
+    monkeypatch.setattr("confide.training.step.clipped_gradient", failing)
+    experiment = make()
+    with pytest.raises(Crash):
+        fit(experiment)
+    record = RunRecord.load(experiment.folder)
+    # Four steps are done; the fifth was charged before its gradient was taken.
+    assert record.spent is not None and record.spent.steps == 5
 
 
 def test_the_first_step_after_a_crash_has_the_rate_of_its_own_number(make: Make) -> None:

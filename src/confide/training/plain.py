@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from confide.data.augment import Augmentation
+from confide.gradients.memory import give_back_memory, keep_freed_memory
 from confide.training.examples import Examples
 from confide.training.losses import Loss
 from confide.training.physical import Rows, Work, to_device, views_of
@@ -45,21 +46,26 @@ class PlainLoop:
 
     def run(self, optimizer: torch.optim.Optimizer, first_step: int = 0) -> Iterator[PlainStep]:
         """Take the remaining steps."""
+        if next(self.model.parameters()).device.type == "cpu":
+            keep_freed_memory()  # as the engine does, so that the twins are compared on equal terms
+        try:
+            for number in range(first_step, self.steps):
+                total = self._backward(self._drawn(number), number)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                yield PlainStep(number + 1, total, float(self.batch_size))
+        finally:
+            give_back_memory()
+
+    def _drawn(self, number: int) -> Rows:
+        """Rows of a step: units shuffled by a hash of the pass, so that a resumed run sees its own order."""
         n = self.examples.n_units
         a_pass = max(1, n // self.batch_size)
-        for number in range(first_step, self.steps):
-            # Shuffled by a hash of the pass, so that a resumed run sees the order it would have seen.
-            order = np.argsort(uniforms(self.seed + number // a_pass, np.arange(n), 1, 1)[:, 0, 0])
-            place = number % a_pass * self.batch_size
-            last = number % a_pass == a_pass - 1
-            chosen = np.sort(
-                order[place:] if last and n > self.batch_size else order[place : place + self.batch_size]
-            )
-            rows, _ = self.examples.rows_of(chosen)
-            total = self._backward(rows, number)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            yield PlainStep(number + 1, total, float(self.batch_size))
+        order = np.argsort(uniforms(self.seed + number // a_pass, np.arange(n), 1, 1)[:, 0, 0])
+        place = number % a_pass * self.batch_size
+        last = number % a_pass == a_pass - 1
+        chosen = order[place:] if last and n > self.batch_size else order[place : place + self.batch_size]
+        return self.examples.rows_of(np.sort(chosen))[0]
 
     def _backward(self, rows: Rows, number: int) -> float:
         """Accumulate the gradient of the mean loss over physical batches."""
