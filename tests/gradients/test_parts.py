@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from confide.gradients import parts, tuning
+from confide.gradients import choices, parts
 from confide.gradients.engine import clipped_gradient
 from confide.gradients.reference import per_sample_gradients
 from confide.gradients.tuning import kernels
@@ -51,8 +51,8 @@ def test_the_size_of_parts_is_timed_on_random_numbers(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr(tuning, "_chosen", {})
-    monkeypatch.setattr(tuning, "_loaded", [])
+    monkeypatch.setattr(choices, "_chosen", {})
+    monkeypatch.setattr(choices, "_loaded", [])
     monkeypatch.setattr(parts, "_WORTH", 0.0)  # time even this small network
     seen: list[tuple[int, bool]] = []
 
@@ -99,9 +99,9 @@ def test_the_cost_model_never_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_half_the_memory_may_cost_counts(
     halved: float, expected: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tuning, "_file", lambda: tmp_path / "kernels.json")
-    monkeypatch.setattr(tuning, "_chosen", {})
-    monkeypatch.setattr(tuning, "_loaded", [])
+    monkeypatch.setattr(choices, "_file", lambda: tmp_path / "kernels.json")
+    monkeypatch.setattr(choices, "_chosen", {})
+    monkeypatch.setattr(choices, "_loaded", [])
     monkeypatch.setattr(parts, "_WORTH", 0.0)
     monkeypatch.setattr(parts, "_HALVED", halved)  # nothing, and more than any measurement
     seen: list[int] = []

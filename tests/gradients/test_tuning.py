@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from confide.gradients import tuning
+from confide.gradients import choices, tuning
 from confide.gradients.kernels import KERNELS, ConvShape
 from confide.gradients.units import squared_norms
 
@@ -24,9 +24,9 @@ def arguments(rows: int = 24) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor,
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "kernels.json"
     monkeypatch.setenv("CONFIDE_KERNELS", "tune")
-    monkeypatch.setattr(tuning, "_file", lambda: path)
-    monkeypatch.setattr(tuning, "_chosen", {})
-    monkeypatch.setattr(tuning, "_loaded", [])
+    monkeypatch.setattr(choices, "_file", lambda: path)
+    monkeypatch.setattr(choices, "_chosen", {})
+    monkeypatch.setattr(choices, "_loaded", [])
     return path
 
 
@@ -70,7 +70,7 @@ def test_small_work_and_the_model_are_not_timed(cache: Path) -> None:
 def test_a_damaged_cache_is_no_choice(cache: Path) -> None:
     for text in ("{", "[1]", '{"x": 3}'):
         cache.write_text(text)
-        assert tuning._load() == {}
+        assert choices._load() == {}
 
 
 def test_choices_of_another_process_are_kept(cache: Path) -> None:
@@ -84,14 +84,14 @@ def test_choices_of_another_process_are_kept(cache: Path) -> None:
 def test_the_fastest_of_several_works_is_named() -> None:
     """The works differ by a factor of 1,000, so that no load can turn them round."""
     works = {"slow": lambda: sum(range(1_000_000)), "quick": lambda: sum(range(1_000))}
-    assert tuning.fastest(works, torch.device("cpu")) == "quick"
+    assert choices.fastest(works, torch.device("cpu")) == "quick"
 
 
 def test_an_unknown_name_in_the_cache_is_chosen_anew(cache: Path) -> None:
     chosen = tuning.choose_kernel(*arguments(), ghost_allowed=True)
     cache.write_text(cache.read_text().replace(f'"{chosen}"', '"nonsense"'))
-    tuning._chosen.clear()
-    tuning._loaded.clear()
+    choices._chosen.clear()
+    choices._loaded.clear()
     assert tuning.choose_kernel(*arguments(), ghost_allowed=True) in KERNELS | {"ghost": None}
 
 
@@ -117,4 +117,4 @@ def test_a_long_float32_norm_keeps_its_digits() -> None:
 
 def test_the_weight_of_a_work_counts() -> None:
     works = {"light": lambda: sum(range(1000)), "heavy": lambda: None}
-    assert tuning.fastest(works, torch.device("cpu"), {"light": 0.0}) == "light"
+    assert choices.fastest(works, torch.device("cpu"), {"light": 0.0}) == "light"

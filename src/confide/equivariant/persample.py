@@ -20,11 +20,12 @@ from confide.equivariant.kernels import kernel_basis
 from confide.equivariant.layers import KernelKey, SteerableConv2d
 from confide.equivariant.spectrum import Spectrum, spectrum
 from confide.gradients.captures import Instantiated
+from confide.gradients.choices import fastest, remembered
 from confide.gradients.kernels import ConvShape, weight_gradient
 from confide.gradients.recorder import Recorder, unseen
 from confide.gradients.rules import forward_rule
 from confide.gradients.rules.precision import matched
-from confide.gradients.tuning import choose_kernel, fastest, remembered
+from confide.gradients.tuning import choose_kernel
 from confide.gradients.units import Units, squared_norms
 
 WAYS = ("expanded", "spectral", "spectral by parts")

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from confide.gradients.choices import fastest, recalled, remembered
 from confide.gradients.fallback import Part
 from confide.gradients.reference import Loss, pick, stand_in
-from confide.gradients.tuning import fastest, kernel_mode, recalled, remembered
+from confide.gradients.tuning import kernel_mode
 from confide.gradients.units import Clip, Units, add_into
 
 Run = Callable[[nn.Module, Loss, Any, Units, Clip], tuple[Part, tuple[str, ...]]]

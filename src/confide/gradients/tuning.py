@@ -10,22 +10,19 @@ machine.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import math
 import os
-import platform
-import time
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from confide.gradients.choices import fastest, remembered
 from confide.gradients.grams import conv_norms, conv_total
 from confide.gradients.kernels import KERNELS, ConvShape, fits, weight_gradient
 from confide.gradients.memory import give_back_memory
@@ -33,16 +30,13 @@ from confide.gradients.units import Units, squared_norms
 
 _log = logging.getLogger("confide.gradients")
 _GRAM_BYTES = 256_000_000
-_TURNS = 5
 _HEAVY, _LIGHTER = (
     2.0,
     0.75,
 )  # with twice the memory of a ghost norm a kernel has to save a quarter of the time
 _SMALL = 100_000  # multiply-adds below which timing costs more than the worst choice
 _mode: ContextVar[str | None] = ContextVar("confide_kernels", default=None)
-_chosen: dict[str, str] = {}
 _NAMES = frozenset((*KERNELS, "ghost"))
-_loaded: list[bool] = []
 
 
 @contextmanager
@@ -90,24 +84,6 @@ def choose_kernel(
 def _key(*parts: Any) -> str:
     """What the cache file calls a choice; written once, for every step asks for it."""
     return repr(tuple(str(part) if isinstance(part, torch.dtype) else part for part in parts))
-
-
-def remembered(key: str, known: Collection[str], choose: Callable[[], str]) -> str:
-    """The choice among the known names made for this key on this machine, now or earlier."""
-    found = recalled(key, known)
-    if found is None:
-        found = _chosen[key] = choose()
-        _save()
-    return found
-
-
-def recalled(key: str, known: Collection[str]) -> str | None:
-    """The choice made earlier for this key, if any."""
-    if not _loaded:
-        _chosen.update(_load())
-        _loaded.append(True)
-    found = _chosen.get(key)
-    return found if found in known else None
 
 
 def _candidates(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, ghost_allowed: bool) -> list[str]:
@@ -184,33 +160,6 @@ def _agreeing(
     return agreeing
 
 
-def fastest(
-    works: Mapping[str, Callable[[], object]],
-    device: torch.device,
-    weights: Mapping[str, float] | None = None,
-) -> str:
-    """Name of the fastest of several equal works, each timed up to `_TURNS` times; the shortest counts, times
-    the work's weight.
-
-    The first turn warms up; from the third on, only those near the best run again. On one CPU thread its own
-    time counts, so that a busy machine does not choose.
-    """
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.thread_time if alone else time.perf_counter
-    times = dict.fromkeys(works, math.inf)
-    for turn in range(_TURNS):
-        for name, work in works.items():
-            if turn and times[name] > (4, 1.5)[turn > 1] * min(times.values()):
-                continue
-            _wait(device)
-            began = clock()
-            work()
-            _wait(device)
-            taken = clock() - began
-            times[name] = taken if turn < 2 else min(times[name], taken)
-    return min(times, key=lambda name: times[name] * (weights or {}).get(name, 1.0))
-
-
 def _work(name: str, x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> None:
     """All that the choice costs: gradients or norms, and the weighted sum."""
     if name == "ghost":
@@ -220,36 +169,3 @@ def _work(name: str, x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, 
     values = weight_gradient(name, x, grad, weight, shape, units)
     squared_norms(values)
     torch.mv(values.flatten(1).t(), torch.ones(len(values), dtype=values.dtype, device=values.device))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _file() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("confide") / f"kernels10-{torch.__version__}-{platform.machine()}.json"
-
-
-def _load() -> dict[str, str]:
-    """Earlier choices on this machine; a missing or damaged file is no choice."""
-    try:
-        values = json.loads(_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {k: v for k, v in values.items() if isinstance(v, str)} if isinstance(values, dict) else {}
-
-
-def _save() -> None:
-    """Keep the choices; a cache that cannot be written costs time only."""
-    try:
-        path = _file()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        # Another process may have added choices meanwhile.
-        part.write_text(json.dumps(_load() | _chosen), encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        return

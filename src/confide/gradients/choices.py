@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+"""Choices by the clock between works of equal result, made once on a machine and kept in the user's cache
+folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+import torch
+
+_TURNS = 5
+_chosen: dict[str, str] = {}
+_loaded: list[bool] = []
+
+
+def remembered(key: str, known: Collection[str], choose: Callable[[], str]) -> str:
+    """The choice among the known names made for this key on this machine, now or earlier."""
+    found = recalled(key, known)
+    if found is None:
+        found = _chosen[key] = choose()
+        _save()
+    return found
+
+
+def recalled(key: str, known: Collection[str]) -> str | None:
+    """The choice made earlier for this key, if any."""
+    if not _loaded:
+        _chosen.update(_load())
+        _loaded.append(True)
+    found = _chosen.get(key)
+    return found if found in known else None
+
+
+def fastest(
+    works: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    weights: Mapping[str, float] | None = None,
+) -> str:
+    """Name of the fastest of several equal works, each timed up to `_TURNS` times; the shortest counts, times
+    the work's weight.
+
+    The first turn warms up; from the third on, only those near the best run again. On one CPU thread its own
+    time counts, so that a busy machine does not choose.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if alone else time.perf_counter
+    times = dict.fromkeys(works, math.inf)
+    for turn in range(_TURNS):
+        for name, work in works.items():
+            if turn and times[name] > (4, 1.5)[turn > 1] * min(times.values()):
+                continue
+            _wait(device)
+            began = clock()
+            work()
+            _wait(device)
+            taken = clock() - began
+            times[name] = taken if turn < 2 else min(times[name], taken)
+    return min(times, key=lambda name: times[name] * (weights or {}).get(name, 1.0))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _file() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("confide") / f"kernels10-{torch.__version__}-{platform.machine()}.json"
+
+
+def _load() -> dict[str, str]:
+    """Earlier choices on this machine; a missing or damaged file is no choice."""
+    try:
+        values = json.loads(_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {k: v for k, v in values.items() if isinstance(v, str)} if isinstance(values, dict) else {}
+
+
+def _save() -> None:
+    """Keep the choices; a cache that cannot be written costs time only."""
+    try:
+        path = _file()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        # Another process may have added choices meanwhile.
+        part.write_text(json.dumps(_load() | _chosen), encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        return
