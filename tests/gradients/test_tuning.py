@@ -118,3 +118,16 @@ def test_a_long_float32_norm_keeps_its_digits() -> None:
 def test_the_weight_of_a_work_counts() -> None:
     works = {"light": lambda: sum(range(1000)), "heavy": lambda: None}
     assert choices.fastest(works, torch.device("cpu"), {"light": 0.0}) == "light"
+
+
+@pytest.mark.parametrize(("most", "timed"), [(10**12, 16), (1, 2), (5 * 10935, 5)])
+def test_large_work_is_timed_on_fewer_rows(
+    most: int, timed: int, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A row takes 9·9 positions times 5·3·9 weights: 10,935 multiply-adds.
+    seen: set[int] = set()
+    work = tuning._work
+    monkeypatch.setattr(tuning, "_TIMED", most)
+    monkeypatch.setattr(tuning, "_work", lambda name, x, *rest: (seen.add(len(x)), work(name, x, *rest)))
+    tuning.choose_kernel(*arguments(), ghost_allowed=True)
+    assert seen == {timed}

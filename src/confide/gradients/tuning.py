@@ -35,6 +35,7 @@ _HEAVY, _LIGHTER = (
     0.75,
 )  # with twice the memory of a ghost norm a kernel has to save a quarter of the time
 _SMALL = 100_000  # multiply-adds below which timing costs more than the worst choice
+_TIMED = 5_000_000_000  # multiply-adds above which fewer rows are timed: all take the same time
 _mode: ContextVar[str | None] = ContextVar("confide_kernels", default=None)
 _NAMES = frozenset((*KERNELS, "ghost"))
 
@@ -61,8 +62,8 @@ def choose_kernel(
     mode = mode or kernel_mode()
     if mode in KERNELS or mode == "ghost":
         return mode if fits(mode, x, weight, shape) and (mode != "ghost" or ghost_allowed) else "loop"
-    small = x.shape[0] * shape.roles(x, grad)[1].shape[2:].numel() * weight.numel() < _SMALL
-    if mode == "model" or small:
+    each = shape.roles(x, grad)[1].shape[2:].numel() * weight.numel()
+    if mode == "model" or x.shape[0] * each < _SMALL:
         return _guess(x, grad, weight, shape, ghost_allowed)
     # Poisson sampling gives every batch another size: sizes within a power of two share one choice.
     rows = 1 << (x.shape[0].bit_length() - 1)
@@ -77,7 +78,8 @@ def choose_kernel(
         ghost_allowed,
         (x.is_contiguous(), grad.is_contiguous()),
     )
-    return remembered(key, _NAMES, lambda: _fastest(x[:rows], grad[:rows], weight, shape, ghost_allowed))
+    few = min(rows, max(2, _TIMED // each)) if x.device.type == "cpu" else rows
+    return remembered(key, _NAMES, lambda: _fastest(x[:few], grad[:few], weight, shape, ghost_allowed))
 
 
 @functools.cache
