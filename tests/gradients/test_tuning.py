@@ -131,3 +131,17 @@ def test_large_work_is_timed_on_fewer_rows(
     monkeypatch.setattr(tuning, "_work", lambda name, x, *rest: (seen.add(len(x)), work(name, x, *rest)))
     tuning.choose_kernel(*arguments(), ghost_allowed=True)
     assert seen == {timed}
+
+
+def test_long_works_are_compared_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A machine that slows down to a fifth in the middle of it; the second work takes 1.1 times the first.
+    now = [0.0]
+    speeds = iter([1.0, 1.0, *[1.0] * 2, *[0.2] * 4, *[1.0] * 4])
+    monkeypatch.setattr(choices, "_clock", lambda device: lambda: now[0])
+
+    def work(amount: float) -> None:
+        now[0] += amount / next(speeds)
+
+    works = {"whole": lambda: work(1.0), "parts": lambda: work(1.1)}
+    times = choices.relative_times(works, torch.device("cpu"))
+    assert times == {"whole": 1.0, "parts": pytest.approx(1.1)}

@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -49,20 +50,42 @@ def fastest(
     The first turn warms up; from the third on, only those near the best run again. On one CPU thread its own
     time counts, so that a busy machine does not choose.
     """
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.thread_time if alone else time.perf_counter
+    clock = _clock(device)
     times = dict.fromkeys(works, math.inf)
     for turn in range(_TURNS):
         for name, work in works.items():
             if turn and times[name] > (4, 1.5)[turn > 1] * min(times.values()):
                 continue
-            _wait(device)
-            began = clock()
-            work()
-            _wait(device)
-            taken = clock() - began
+            taken = _timed(work, device, clock)
             times[name] = taken if turn < 2 else min(times[name], taken)
     return min(times, key=lambda name: times[name] * (weights or {}).get(name, 1.0))
+
+
+def relative_times(
+    works: Mapping[str, Callable[[], object]], device: torch.device, turns: int = _TURNS
+) -> dict[str, float]:
+    """Time of each work over that of the first, the median of turns; for works that take seconds.
+
+    Meanwhile a shared machine may slow down by a third and recover, so that the shortest of a few times says
+    little; neighbours in time suffer alike. The first turn warms up.
+    """
+    clock = _clock(device)
+    taken = [{name: _timed(work, device, clock) for name, work in works.items()} for _ in range(1 + turns)]
+    first = next(iter(works))
+    return {name: median(turn[name] / turn[first] for turn in taken[1:]) for name in works}
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.thread_time if alone else time.perf_counter
+
+
+def _timed(work: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
+    _wait(device)
+    began = clock()
+    work()
+    _wait(device)
+    return clock() - began
 
 
 def _wait(device: torch.device) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from confide.gradients.choices import fastest, recalled, remembered
+from confide.gradients.choices import recalled, relative_times, remembered
 from confide.gradients.fallback import Part
 from confide.gradients.reference import Loss, pick, stand_in
 from confide.gradients.tuning import kernel_mode
@@ -27,6 +27,7 @@ from confide.gradients.units import Clip, Units, add_into
 
 Run = Callable[[nn.Module, Loss, Any, Units, Clip], tuple[Part, tuple[str, ...]]]
 _WORTH = 0.3  # seconds that a batch takes at least before parts of it are tried
+_PATIENCE = 30  # seconds that timing may take, besides a first turn and one more
 _HALVED = 0.98  # half the rows in memory may cost two per cent of time
 _Key = tuple[Any, ...]
 _known: weakref.WeakKeyDictionary[nn.Module, dict[_Key, int | None]] = weakref.WeakKeyDictionary()
@@ -118,9 +119,12 @@ def _choose(
         try:
             began = time.perf_counter()
             works[whole]()
-            if time.perf_counter() - began < _WORTH:
+            taken = time.perf_counter() - began
+            if taken < _WORTH:
                 return whole
-            preferred = {size: _HALVED ** math.log2(int(whole) / int(size)) for size in works}
-            return fastest(works, units.index.device, preferred)
+            turns = min(5, max(1, int(_PATIENCE / taken / len(works))))
+            times = relative_times(works, units.index.device, turns)
+            halvings = {size: math.log2(int(whole) / int(size)) for size in works}
+            return min(times, key=lambda size: times[size] * _HALVED ** halvings[size])
         except Exception:  # a loss may refuse such numbers; the real batch will show what is wrong
             return whole
