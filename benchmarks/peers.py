@@ -278,15 +278,17 @@ def main() -> None:
             [key, f"{workload.title}, batch {workload.rows}", name, *ratios[name], memory.get(name, "–")]
             for name in names
         ]
-        write(rows, chosen.rounds)
+        write(rows, chosen.rounds, names)
 
 
-def write(rows: list[list[str]], rounds: int) -> None:
-    """The record, after every workload."""
+def write(rows: list[list[str]], rounds: int, names: list[str]) -> None:
+    """The record, after every workload; rows of other subjects are of an earlier run, and it says so."""
     order = list(WORKLOADS)
     rows.sort(key=lambda row: (order.index(row[0]), list(SUBJECTS).index(row[2])))
     own = {row[0]: row for row in rows if row[2] == "confide"}
-    busy = os.getloadavg()[0] > 1.5
+    load = "others were working" if os.getloadavg()[0] > 1.5 else "idle"
+    if any(row[2] not in names for row in rows):
+        load += f" (the rows of {', '.join(names)}; all others are of earlier runs, beside other work)"
     record = {
         "title": "A private step over the plain step of the same network",
         "command": "python -m benchmarks.peers",
@@ -294,7 +296,7 @@ def write(rows: list[list[str]], rounds: int) -> None:
             "torch": torch.__version__,
             "machine": "2-core x86-64, CPU",
             "threads": 1,
-            "load": "others were working" if busy else "idle",
+            "load": load,
         },
         "columns": ["", "workload", "method", "CPU time ratio", "elapsed time ratio", "memory ratio"],
         "rows": rows,

@@ -131,7 +131,7 @@ def _finish(recorder: Recorder, parameters: dict[str, nn.Parameter], losses: Ten
         total = found[name] if name in found else use.weighted(each[:, columns[name]], bad)
         if total.dtype != parameter.dtype:
             total = total.to(parameter.dtype)
-        sums[name] = total.view(parameter.shape) if total.dim() != parameter.dim() else total
+        sums[name] = total if total.shape == parameter.shape else total.reshape(parameter.shape)
     return Part(sums, norms, factors, losses, tuple(sorted(recorder.doubtful)))
 
 

@@ -91,6 +91,9 @@ CASES = {
     "linear": (lambda: nn.Linear(6, 4), (5, 6)),
     "linear on sequences": (lambda: nn.Linear(6, 4), (5, 3, 6)),
     "linear without bias on grids": (lambda: nn.Linear(6, 4, bias=False), (5, 3, 2, 6)),
+    # Above 1,024 weights norms come from Gram matrices, below the gradients are formed.
+    "wide linear": (lambda: nn.Linear(40, 30), (5, 40)),
+    "wide linear on sequences": (lambda: nn.Linear(40, 30), (5, 3, 40)),
     "long sequences": (lambda: nn.Linear(3, 2), (5, 9, 3)),
     "group norm": (lambda: nn.GroupNorm(2, 4), (5, 4, 3, 3)),
     "group norm 1-d": (lambda: nn.GroupNorm(2, 4), (5, 4, 6)),
