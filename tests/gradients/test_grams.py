@@ -65,9 +65,9 @@ def test_convolutions(dims: int) -> None:
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_transposed_convolutions(dims: int) -> None:
     chosen = [
-        (_, kernel, stride, padding, dilation)
-        for _, kernel, stride, padding, dilation in GEOMETRIES
-        if _ == dims and 4 * stride + dilation * (kernel - 1) + 1 > 2 * padding
+        (dims, kernel, stride, padding, dilation)
+        for count, kernel, stride, padding, dilation in GEOMETRIES
+        if count == dims and 4 * stride + dilation * (kernel - 1) + 1 > 2 * padding
     ]
     assert len(chosen) > 20
     for geometry in chosen:

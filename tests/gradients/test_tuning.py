@@ -134,9 +134,10 @@ def test_large_work_is_timed_on_fewer_rows(
 
 
 def test_long_works_are_compared_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A machine that slows down to a fifth in the middle of it; the second work takes 1.1 times the first.
+    # A machine that slows down to a fifth, and once spurts while the second work runs, which takes 1.1 times
+    # the first. The shortest times would have it take half.
     now = [0.0]
-    speeds = iter([1.0, 1.0, *[1.0] * 2, *[0.2] * 4, *[1.0] * 4])
+    speeds = iter([*[1.0] * 4, 1.0, 2.2, *[0.2] * 4, *[1.0] * 2])
     monkeypatch.setattr(choices, "_clock", lambda device: lambda: now[0])
 
     def work(amount: float) -> None:
