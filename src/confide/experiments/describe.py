@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import platform
-import resource
-import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,6 +14,7 @@ import numpy as np
 
 from confide.experiments.config import Experiment
 from confide.experiments.record import Baseline, Cost, DataRecord, ModelRecord, RunRecord, Spent, Status
+from confide.experiments.resident import peak_mib
 
 if TYPE_CHECKING:
     import torch
@@ -140,12 +139,10 @@ def majority_baseline(labels: np.ndarray, classes: tuple[str, ...]) -> Baseline:
 
 def describe_cost(seconds: float, steps: int, device: torch.device) -> Cost:
     """Wall time of training, and the highest memory of this process."""
-    # Linux counts in KiB, macOS in bytes.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return Cost(
         seconds=seconds,
         seconds_per_step=seconds / steps if steps else None,
-        peak_memory_mb=peak,
+        peak_memory_mb=peak_mib(),
         device=str(device) if device.type == "cpu" else f"{device}, {_cuda_name(device)}",
     )
 

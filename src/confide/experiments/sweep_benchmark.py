@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from confide.errors import ConfigError, MissingExtraError
 from confide.experiments.config import Experiment
+from confide.experiments.resident import peak_mib, restart_peak
 
 Step = Callable[[], None]
 
@@ -206,12 +205,7 @@ def _peak_apart(experiment: Experiment, options: BenchmarkOptions, framework: st
 
 def _measure_peak(pipe: Any, experiment: Experiment, options: BenchmarkOptions, framework: str) -> None:
     step = _step(experiment, options, framework)
-    before = _high_water()
+    before = restart_peak()
     step()
     step()
-    pipe.send(max(1.0, _high_water() - before))
-
-
-def _high_water() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    pipe.send(max(1.0, peak_mib() - before))
