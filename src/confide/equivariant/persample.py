@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from confide.gradients.choices import fastest, remembered
 from confide.gradients.kernels import ConvShape, weight_gradient
 from confide.gradients.recorder import Recorder, unseen
 from confide.gradients.rules import forward_rule
-from confide.gradients.rules.precision import matched
+from confide.gradients.precision import as_autocast_would, matched
 from confide.gradients.tuning import choose_kernel
 from confide.gradients.units import Units, squared_norms
 
@@ -191,6 +191,7 @@ class SteerableConvolution(torch.autograd.Function):
     def forward(ctx: Any, recorder: Recorder, anchor: Tensor, x: Tensor, layer: SteerableConv2d) -> Tensor:
         filters, bias = layer.expand()
         ctx.recorder, ctx.layer = recorder, layer
+        x, filters, bias = cast("tuple[Tensor, Tensor, Tensor | None]", as_autocast_would(x, filters, bias))
         ctx.save_for_backward(x, filters)
         return F.conv2d(x, filters, bias, layer.stride, layer.padding, layer.dilation)
 
@@ -198,12 +199,13 @@ class SteerableConvolution(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, filters = ctx.saved_tensors  # outside: a checkpoint runs forward again here, which must be seen
         with unseen():
-            x, grad = matched(x.detach(), grads[0])
-            filters = filters.to(x.dtype)
+            x, grad = x.detach(), grads[0]
+            full = matched(x, grad)
             need = None
             if ctx.needs_input_grad[2]:
-                need = conv_shape(ctx.layer).backward(grad, x, filters, (True, False))[0]
-            _record(ctx.recorder, ctx.layer, x, grad, filters)
+                x, grad = (x, grad) if x.dtype == grad.dtype else full
+                need = conv_shape(ctx.layer).backward(grad, x, filters.to(x.dtype), (True, False))[0]
+            _record(ctx.recorder, ctx.layer, *full, filters.to(full[0].dtype))
         return None, None, need, None
 
 

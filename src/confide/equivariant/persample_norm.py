@@ -70,9 +70,10 @@ def field_group_norm(recorder: Recorder, layer: FieldGroupNorm, *inputs: Any, **
     x = inputs[0] if len(inputs) == 1 and not kwargs else None
     if not isinstance(x, Tensor) or not recorder.is_rows(x) or recorder.axis(x) or not layer.ordinary:
         return NotImplemented
-    if len(x) != recorder.batch or layer.weight is None or x.dtype not in (torch.float32, torch.float64):
+    if len(x) != recorder.batch or layer.weight is None or not x.is_floating_point():
         return NotImplemented
     with unseen():
+        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         layer.check_input(x)
         out = FieldNormalization.apply(recorder, recorder.anchor, x, layer)
     recorder.mark_rows(out)

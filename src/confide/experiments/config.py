@@ -196,6 +196,11 @@ class TrainingConfig(Section):
     method: Literal["auto", "book-keeping", "layer-vmap", "vmap", "loop"] = Field(
         default="auto", description="How clipped sums are computed; changes time and memory, not the result."
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Of the model's products in training; norms, sums and noise are float32 always. "
+        "`bfloat16` takes less time where the processor has it.",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

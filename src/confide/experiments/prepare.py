@@ -250,11 +250,18 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
 
 
 def make_loss(config: TrainingConfig, splits: DataSplits) -> Loss:
-    """The loss of an experiment, by default that of the task, with its public class weights.
+    """The loss of an experiment, by default that of the task, in the precision asked for.
 
     Raises:
-        ConfigError: If the weights do not fit the classes.
+        ConfigError: If the public class weights do not fit the classes.
     """
+    from confide.training.losses import shortened
+
+    loss = _full_loss(config, splits)
+    return shortened(loss) if config.precision == "bfloat16" else loss
+
+
+def _full_loss(config: TrainingConfig, splits: DataSplits) -> Loss:
     from confide.training.losses import LOSSES, weighted_cross_entropy
 
     name = config.loss or ("cross-entropy" if splits.info.task == "classification" else "dice")

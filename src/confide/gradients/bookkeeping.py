@@ -23,6 +23,7 @@ from torch.utils.checkpoint import CheckpointError
 from confide.gradients.captures import Capture, Instantiated, SideBySide, combined
 from confide.gradients.fallback import Part
 from confide.gradients.layers import own_rules
+from confide.gradients.precision import full_precision, without_autocast
 from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.reference import Loss, check_losses
 from confide.gradients.rules import OPS
@@ -46,7 +47,7 @@ def by_bookkeeping(
     """
     parameters = trainable(model)
     recorder, losses = record(model, parameters, loss, batch, units, by_vmap)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(losses.device):
         return _finish(recorder, parameters, losses, clip)
 
 
@@ -66,7 +67,7 @@ def record(
         if losses.requires_grad:
             # Weighted by one over a unit's rows, gradients of rows add up to the unit's mean.
             total = losses.sum() if units.distinct else (losses * units.row_weights.to(losses.dtype)).sum()
-            with _spared(parameters):
+            with _spared(parameters), without_autocast(losses.device):
                 # Not Tensor.backward, which would suspend the recorder: a checkpoint runs forward again in
                 # here.
                 seed = (torch.ones_like(total),)

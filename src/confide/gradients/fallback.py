@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from confide.gradients.precision import full_precision
 from confide.gradients.reference import Loss, loop_gradients, vmap_gradients
 from confide.gradients.units import Clip, Units, add_into, refuse_non_finite, squared_norms, without_rows
 from confide.gradients.walking import trainable
@@ -40,10 +41,11 @@ def clip_stacked(gradients: dict[str, Tensor], losses: Tensor, units: Units, cli
     norms, factors, each = clip(squared)
     # 0·∞ is NaN: the rows of a unit that must contribute nothing are zeroed, not only weighted by zero.
     bad = (factors == 0).all(1).nonzero()[:, 0]
-    sums = {
-        name: torch.tensordot(each[:, k].to(value.dtype), without_rows(value, bad), dims=1)
-        for k, (name, value) in enumerate(gradients.items())
-    }
+    with full_precision(losses.device):
+        sums = {
+            name: torch.tensordot(each[:, k].to(value.dtype), without_rows(value, bad), dims=1)
+            for k, (name, value) in enumerate(gradients.items())
+        }
     return Part(sums, norms, factors, losses)
 
 

@@ -57,4 +57,18 @@ def dice(model: nn.Module, batch: Batch) -> Tensor:
     return (1 - overlap / (shares.sum(2) + wanted.sum(2) + 1)).mean(1)
 
 
+def shortened(loss: Loss, dtype: torch.dtype = torch.bfloat16) -> Loss:
+    """A loss whose model computes its products in a shorter dtype, by autocast.
+
+    Parameters, normalisation and the loss itself stay float32, and so do norms, clipping and noise.
+    """
+
+    def short(model: nn.Module, batch: Batch) -> Tensor:
+        device = next(model.parameters()).device
+        with torch.autocast(device.type, dtype):
+            return loss(model, batch).float()
+
+    return short
+
+
 LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "dice": dice}

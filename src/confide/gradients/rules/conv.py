@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from confide.gradients.grams import conv_norms, conv_total
 from confide.gradients.kernels import ConvShape, weight_gradient
 from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.rules import operation
-from confide.gradients.rules.precision import matched
+from confide.gradients.precision import as_autocast_would, matched
 from confide.gradients.tuning import choose_kernel
 
 
@@ -35,6 +35,7 @@ class Convolution(torch.autograd.Function):
     ) -> Tensor:
         weight, bias = targets
         ctx.recorder, ctx.weight, ctx.bias, ctx.shape = recorder, weight, bias, shape
+        x, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", as_autocast_would(x, weight, bias))
         ctx.save_for_backward(x)
         return torch.convolution(
             x,
@@ -55,11 +56,13 @@ class Convolution(torch.autograd.Function):
             recorder: Recorder = ctx.recorder
             shape: ConvShape = ctx.shape
             weight: Tensor = ctx.weight
-            x, grad = matched(x.detach(), grads[0])
+            x, grad = x.detach(), grads[0]
+            full = matched(x, grad)
             need = None
             if ctx.needs_input_grad[2]:
+                x, grad = (x, grad) if x.dtype == grad.dtype else full
                 need = shape.backward(grad, x, weight.detach().to(x.dtype), (True, False))[0]
-            _record(recorder, x, grad, weight, ctx.bias, shape)
+            _record(recorder, *full, weight, ctx.bias, shape)
         return None, None, need, None, None
 
 

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever precision a user allows the model, nobody adds more than the clip norm.
+
+The rows of a batch are all the same, and clipped far below their norms: the sum's norm must be B·C, whichever
+gradient the model's precision gives. Products rounded to bfloat16 or TF32 miss that by 1e-4 to 3e-3, float32
+by 1e-7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from confide.gradients.engine import clipped_gradient
+from confide.gradients.precision import full_precision
+from confide.models import ResNet9
+from confide.training.losses import cross_entropy, shortened
+
+CLIP_NORM, ROWS = 0.01, 3
+
+
+@contextmanager
+def autocast() -> Generator[None]:
+    with torch.autocast("cpu", torch.bfloat16):
+        yield
+
+
+@contextmanager
+def short_products() -> Generator[None]:
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.mkldnn.conv.fp32_precision = "bf16"  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.mkldnn.conv.fp32_precision = "none"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+MODES: dict[str, Any] = {"float32": nullcontext, "autocast": autocast, "short": short_products}
+
+
+def nets() -> list[nn.Module]:
+    torch.manual_seed(0)
+    perceptron = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 300), nn.ReLU(), nn.Linear(300, 8))
+    return [perceptron, ResNet9(in_channels=3, classes=8, widths=(32, 64, 64))]
+
+
+def excess(sums: dict[str, Tensor]) -> float:
+    """By how much the sum of equal rows is longer or shorter than B·C, relatively."""
+    norm = sum(float(total.double().square().sum()) for total in sums.values()) ** 0.5
+    return abs(norm / (ROWS * CLIP_NORM) - 1)
+
+
+@pytest.mark.parametrize("method", ["book-keeping", "loop", "vmap"])
+@pytest.mark.parametrize("mode", list(MODES))
+def test_no_unit_adds_more_than_the_clip_norm(method: str, mode: str) -> None:
+    for model in nets():
+        for seed in range(3):
+            one = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+            batch = (one.repeat(ROWS, 1, 1, 1), torch.zeros(ROWS, dtype=torch.int64))
+            with MODES[mode]():
+                out = clipped_gradient(model, cross_entropy, batch, clip_norm=CLIP_NORM, method=method)
+            assert bool((out.norms > 2 * CLIP_NORM).all())
+            assert excess(out.sums) < 1e-6, (type(model).__name__, seed)
+
+
+def test_the_products_of_the_modes_are_short() -> None:
+    """The modes above do something on this machine, so the test above is not idle."""
+    a, b = torch.rand(64, 2304), torch.rand(2304, 64)
+    exact = (a.double() @ b.double()).float()
+    with autocast():
+        assert float(((a @ b).float() - exact).abs().max()) > 0.1
+
+
+def test_full_precision_is_full_and_leaves_what_was_set() -> None:
+    a, b = torch.rand(64, 2304), torch.rand(2304, 64)
+    exact = (a.double() @ b.double()).float()
+    conv = torch.backends.mkldnn.conv
+    with autocast(), short_products():
+        with full_precision(torch.device("cpu")):
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert conv.fp32_precision == "ieee"  # pyright: ignore[reportAttributeAccessIssue]
+            assert torch.allclose(a @ b, exact, rtol=1e-5)
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert conv.fp32_precision == "bf16"  # pyright: ignore[reportAttributeAccessIssue]
+        assert torch.is_autocast_enabled("cpu")
+
+
+def test_a_switch_for_all_operations_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = torch.backends.mkldnn.conv
+    before = torch._C._get_fp32_precision_getter("mkldnn", "all")  # pyright: ignore
+    torch._C._set_fp32_precision_setter("mkldnn", "all", "bf16")  # pyright: ignore
+    try:
+        with full_precision(torch.device("cpu")):
+            assert conv.fp32_precision == "ieee"  # pyright: ignore[reportAttributeAccessIssue]
+        assert conv.fp32_precision == "bf16"  # pyright: ignore[reportAttributeAccessIssue]
+    finally:
+        torch._C._set_fp32_precision_setter("mkldnn", "all", before)  # pyright: ignore
+    assert conv.fp32_precision == before  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_shortened_loss_gives_near_gradients_and_takes_the_fast_way() -> None:
+    model = nets()[1]
+    seen: list[torch.dtype] = []
+    hook = model.get_submodule("stem.conv") if False else next(
+        layer for layer in model.modules() if isinstance(layer, nn.Conv2d)
+    )
+    hook.register_forward_hook(lambda layer, args, out: seen.append(out.dtype))
+    batch = (torch.rand(6, 3, 16, 16), torch.arange(6) % 3)
+    exact = clipped_gradient(model, cross_entropy, batch, clip_norm=1e9)
+    assert set(seen) == {torch.float32}
+    seen.clear()
+    out = clipped_gradient(model, shortened(cross_entropy), batch, clip_norm=1e9)
+    assert torch.bfloat16 in seen and out.fallbacks == ()
+    assert {total.dtype for total in out.sums.values()} == {torch.float32}
+    gap = sum(float((out.sums[name] - value).square().sum()) for name, value in exact.sums.items())
+    assert 0 < gap < 0.1**2 * sum(float(value.square().sum()) for value in exact.sums.values())
