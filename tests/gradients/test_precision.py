@@ -104,19 +104,25 @@ def test_a_switch_for_all_operations_stays_one(monkeypatch: pytest.MonkeyPatch) 
     assert conv.fp32_precision == before  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_a_shortened_loss_gives_near_gradients_and_takes_the_fast_way() -> None:
+def test_a_shortened_loss_takes_the_fast_way_and_is_as_near_as_ordinary_autocast() -> None:
     model = nets()[1]
     seen: list[torch.dtype] = []
-    hook = model.get_submodule("stem.conv") if False else next(
-        layer for layer in model.modules() if isinstance(layer, nn.Conv2d)
-    )
-    hook.register_forward_hook(lambda layer, args, out: seen.append(out.dtype))
+    layer = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    layer.register_forward_hook(lambda layer, args, out: seen.append(out.dtype))
     batch = (torch.rand(6, 3, 16, 16), torch.arange(6) % 3)
     exact = clipped_gradient(model, cross_entropy, batch, clip_norm=1e9)
     assert set(seen) == {torch.float32}
     seen.clear()
     out = clipped_gradient(model, shortened(cross_entropy), batch, clip_norm=1e9)
-    assert torch.bfloat16 in seen and out.fallbacks == ()
+    assert set(seen) == {torch.bfloat16} and out.fallbacks == ()
     assert {total.dtype for total in out.sums.values()} == {torch.float32}
-    gap = sum(float((out.sums[name] - value).square().sum()) for name, value in exact.sums.items())
-    assert 0 < gap < 0.1**2 * sum(float(value.square().sum()) for value in exact.sums.values())
+
+    with torch.autocast("cpu", torch.bfloat16):
+        whole = cross_entropy(model, batch).sum()
+    names = [name for name, _ in model.named_parameters()]
+    torchs = dict(zip(names, torch.autograd.grad(whole, list(model.parameters())), strict=True))
+
+    def gap(sums: dict[str, Tensor]) -> float:
+        return sum(float((sums[name] - value).square().sum()) for name, value in exact.sums.items()) ** 0.5
+
+    assert 0 < gap(out.sums) < 1.5 * gap(torchs)

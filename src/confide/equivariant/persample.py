@@ -22,9 +22,9 @@ from confide.equivariant.spectrum import Spectrum, spectrum
 from confide.gradients.captures import Instantiated
 from confide.gradients.choices import fastest, remembered
 from confide.gradients.kernels import ConvShape, weight_gradient
+from confide.gradients.precision import as_autocast_would, as_kept, lengthened
 from confide.gradients.recorder import Recorder, unseen
 from confide.gradients.rules import forward_rule
-from confide.gradients.precision import as_autocast_would, matched
 from confide.gradients.tuning import choose_kernel
 from confide.gradients.units import Units, squared_norms
 
@@ -199,13 +199,12 @@ class SteerableConvolution(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, filters = ctx.saved_tensors  # outside: a checkpoint runs forward again here, which must be seen
         with unseen():
-            x, grad = x.detach(), grads[0]
-            full = matched(x, grad)
+            x, grad = as_kept(x.detach(), grads[0])
+            filters = filters.to(x.dtype)
             need = None
             if ctx.needs_input_grad[2]:
-                x, grad = (x, grad) if x.dtype == grad.dtype else full
-                need = conv_shape(ctx.layer).backward(grad, x, filters.to(x.dtype), (True, False))[0]
-            _record(ctx.recorder, ctx.layer, *full, filters.to(full[0].dtype))
+                need = conv_shape(ctx.layer).backward(grad, x, filters, (True, False))[0]
+            _record(ctx.recorder, ctx.layer, x, grad, filters)
         return None, None, need, None
 
 
@@ -214,7 +213,7 @@ def _record(recorder: Recorder, layer: SteerableConv2d, x: Tensor, grad: Tensor,
     if len(x) != recorder.batch:  # windows of one sample stand behind each other
         units = units.repeated(len(x) // recorder.batch)
     if layer.bias is not None and recorder.wants(layer.bias):
-        channels = units.sum_rows(grad.flatten(2).sum(2))
+        channels = units.sum_rows(lengthened(grad.flatten(2)).sum(2))
         fields = channels.view(len(channels), *layer.bias.shape[:1], -1)
         recorder.record(layer.bias, Instantiated(fields @ layer.bias_basis.to(fields).t()))
     if recorder.wants(layer.weight):

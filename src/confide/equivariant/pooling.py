@@ -89,8 +89,10 @@ class BlurPool2d(SteerableModule):
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         rows, columns = (self.odd if side % 2 else self.even for side in x.shape[2:])
-        kernel = (rows[:, None] * columns).expand(x.shape[1], 1, -1, -1)
-        return F.conv2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
+        kernel = (rows[:, None] * columns).to(x.dtype).expand(x.shape[1], 1, -1, -1)
+        # A few products a pixel gain nothing by a shorter dtype, and cost a copy each way.
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
 
 
 class Upsample2d(SteerableModule):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from confide.gradients.precision import lengthened
 from confide.gradients.units import squared_norms, stretch_norms, without_rows
 
 SMALL = 1024  # coordinates
@@ -60,7 +61,7 @@ class Instantiated(Capture):
 
     def weighted(self, factors: Tensor, bad: Tensor) -> Tensor:
         """One matrix-vector product."""
-        flat = without_rows(self.flat, bad)
+        flat = lengthened(without_rows(self.flat, bad))
         return (factors.to(flat.dtype) @ flat).view(self.values.shape[1:])
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # pyright: reportPrivateUsage=false
-"""Mixed precision: a model may compute as briefly as its user likes; norms and sums are full float32 at least.
+"""Mixed precision: a model may compute as briefly as its user likes; norms and sums are float32 at least.
 
 A clipped sum moves by at most C when a unit joins only if the gradient that is summed is the one whose norm
 was taken. Rounding one of them to eight or eleven bits, as autocast, TF32 and oneDNN's bfloat16 mode do with
@@ -30,6 +30,20 @@ def matched(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(x.dtype, grad.dtype)
     dtype = torch.float32 if dtype in _SHORT else dtype
     return x.to(dtype), grad.to(dtype)
+
+
+def as_kept(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs and output gradients for products that are taken before a norm: bfloat16 stays.
+
+    What rounding does to a unit's gradient *before* its norm is taken harms nobody: the very numbers that are
+    measured are clipped and summed.
+    """
+    return (x, grad) if x.dtype == grad.dtype == torch.bfloat16 else matched(x, grad)
+
+
+def lengthened(values: Tensor) -> Tensor:
+    """Values of at least 32 bits."""
+    return values.float() if values.dtype in _SHORT else values
 
 
 def as_autocast_would(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -26,6 +26,7 @@ from confide.gradients.choices import fastest, remembered
 from confide.gradients.grams import conv_norms, conv_total
 from confide.gradients.kernels import KERNELS, ConvShape, fits, weight_gradient
 from confide.gradients.memory import give_back_memory
+from confide.gradients.precision import lengthened, matched
 from confide.gradients.units import Units, squared_norms
 
 _log = logging.getLogger("confide.gradients")
@@ -150,7 +151,7 @@ def _agreeing(
     agreeing: list[str] = []
     for name in names:
         got = (
-            conv_norms(x, grad, shape, tuple(weight.shape[2:]))
+            conv_norms(*matched(x, grad), shape, tuple(weight.shape[2:]))
             if name == "ghost"
             else squared_norms(weight_gradient(name, x, grad, weight, shape, units))
         )
@@ -165,9 +166,10 @@ def _agreeing(
 def _work(name: str, x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> None:
     """All that the choice costs: gradients or norms, and the weighted sum."""
     if name == "ghost":
+        x, grad = matched(x, grad)
         conv_norms(x, grad, shape, tuple(weight.shape[2:]))
         conv_total(x, grad * 1.0, weight, shape)
         return
-    values = weight_gradient(name, x, grad, weight, shape, units)
+    values = lengthened(weight_gradient(name, x, grad, weight, shape, units))
     squared_norms(values)
     torch.mv(values.flatten(1).t(), torch.ones(len(values), dtype=values.dtype, device=values.device))

@@ -15,9 +15,9 @@ from torch import Tensor
 from confide.gradients.captures import Ghost, Instantiated
 from confide.gradients.grams import conv_norms, conv_total
 from confide.gradients.kernels import ConvShape, weight_gradient
+from confide.gradients.precision import as_autocast_would, as_kept, lengthened, matched
 from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.rules import operation
-from confide.gradients.precision import as_autocast_would, matched
 from confide.gradients.tuning import choose_kernel
 
 
@@ -56,19 +56,25 @@ class Convolution(torch.autograd.Function):
             recorder: Recorder = ctx.recorder
             shape: ConvShape = ctx.shape
             weight: Tensor = ctx.weight
-            x, grad = x.detach(), grads[0]
-            full = matched(x, grad)
+            x, grad = as_kept(x.detach(), grads[0])
+            like = weight.detach().to(x.dtype)
             need = None
             if ctx.needs_input_grad[2]:
-                x, grad = (x, grad) if x.dtype == grad.dtype else full
-                need = shape.backward(grad, x, weight.detach().to(x.dtype), (True, False))[0]
-            _record(recorder, *full, weight, ctx.bias, shape)
+                need = shape.backward(grad, x, like, (True, False))[0]
+            _record(recorder, x, grad, (weight, ctx.bias), like, shape)
         return None, None, need, None, None
 
 
 def _record(
-    recorder: Recorder, x: Tensor, grad: Tensor, weight: Tensor, bias: Tensor | None, shape: ConvShape
+    recorder: Recorder,
+    x: Tensor,
+    grad: Tensor,
+    targets: tuple[Tensor, Tensor | None],
+    like: Tensor,
+    shape: ConvShape,
 ) -> None:
+    """like: the weight in the dtype of x and grad."""
+    weight, bias = targets
     units = recorder.units
     merged = x.shape[0] != recorder.batch
     if merged:
@@ -77,23 +83,22 @@ def _record(
         units = units.repeated(len(x) // recorder.batch)
     if recorder.wants(bias):
         assert bias is not None
-        recorder.record(bias, Instantiated(units.sum_rows(grad.flatten(2).sum(2))))
+        recorder.record(bias, Instantiated(units.sum_rows(lengthened(grad.flatten(2)).sum(2))))
     if not recorder.wants(weight):
         return
-    kernel = choose_kernel(x, grad, weight, shape, ghost_allowed=units.distinct, mode=recorder.kernels)
+    kernel = choose_kernel(x, grad, like, shape, ghost_allowed=units.distinct, mode=recorder.kernels)
     if kernel == "ghost":
         recorder.record(
             weight,
             Ghost(
-                x,
-                grad,
+                *matched(x, grad),
                 lambda a, b: conv_norms(a, b, shape, tuple(weight.shape[2:])),
                 lambda a, b: weight_gradient("unfold", a, b, weight, shape, units),
                 lambda a, b: conv_total(a, b, weight, shape),
             ),
         )
     else:
-        recorder.record(weight, Instantiated(weight_gradient(kernel, x, grad, weight, shape, units)))
+        recorder.record(weight, Instantiated(weight_gradient(kernel, x, grad, like, shape, units)))
 
 
 _CONVOLUTIONS: dict[Any, tuple[int, bool]] = {

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from confide.gradients.captures import SMALL, Ghost, Instantiated
+from confide.gradients.precision import matched
 from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.rules import operation
-from confide.gradients.precision import matched
 
 
 def linear_gradients(x: Tensor, g: Tensor) -> Tensor:
