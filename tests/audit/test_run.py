@@ -41,9 +41,10 @@ def test_an_honest_run_is_consistent(subject: Subject) -> None:
     }
     for bound in result.bounds:
         assert bound.claim == pytest.approx(subject.plan.epsilon())
-    # The sharp bounds come near the claim: an audit that sees nothing is worth nothing.
+    # The sharp bounds come near the claim: an audit that sees nothing is worth nothing. At this confidence
+    # they are 0.6 to 0.7 of it on average; by the binomial law of their counts below a third once in 10⁶.
     sharp = {bound.method: bound.epsilon / bound.claim for bound in result.bounds}
-    assert sharp["noise"] > 0.6 and sharp["sampling"] > 0.6
+    assert sharp["noise"] > 1 / 3 and sharp["sampling"] > 1 / 3
     assert json.loads(json.dumps(result.to_dict()))["refuted"] is False
 
 
