@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from confide.equivariant.fields import FieldType, SteerableModule
+from confide.equivariant.lengths import lengths
 from confide.equivariant.representations import Block, Induced, Irrep, Quotient, trivial
 from confide.errors import ConfigError
 
@@ -78,8 +79,8 @@ def _pool(block: Block, part: Tensor) -> Tensor:
         case Irrep(k=0, parity=0):
             return part
         case Irrep():
-            return torch.linalg.vector_norm(part, dim=2, keepdim=True)
+            return lengths(part, 2, keepdim=True)
         case Induced(k=k) if k > 0:
-            return torch.linalg.vector_norm(part.unflatten(2, (2, -1)), dim=3).amax(2, keepdim=True)
+            return lengths(part.unflatten(2, (2, -1)), 3).amax(2, keepdim=True)
         case _:
             return part.amax(2, keepdim=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from confide.equivariant.fields import FieldType, SteerableModule
+from confide.equivariant.lengths import lengths
 from confide.equivariant.representations import Block, Induced, Irrep, Quotient, Representation
 from confide.errors import ConfigError
 
@@ -112,7 +113,7 @@ class NormNonlinearity(SteerableModule):
         split = fields.split(list(self.in_type.rep.sizes), 2)
         for i, (block, part) in enumerate(zip(self.in_type.rep.blocks, split, strict=True)):
             vectors = part.unflatten(2, (2 if isinstance(block, Induced) else 1, -1))
-            length = torch.linalg.vector_norm(vectors, dim=3, keepdim=True)
+            length = lengths(vectors, 3, keepdim=True)
             factor = torch.relu(length + self.bias[:, i].view(1, -1, 1, 1, 1, 1)) / (length + 1e-6)
             parts.append((vectors * factor).flatten(2, 3))
         return torch.cat(parts, 2).flatten(1, 2)
