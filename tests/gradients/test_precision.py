@@ -22,6 +22,7 @@ from confide.models import ResNet9
 from confide.training.losses import cross_entropy, shortened
 
 CLIP_NORM, ROWS = 0.01, 3
+ONEDNN: Any = torch.backends.mkldnn
 
 
 @contextmanager
@@ -33,12 +34,12 @@ def autocast() -> Generator[None]:
 @contextmanager
 def short_products() -> Generator[None]:
     torch.set_float32_matmul_precision("medium")
-    torch.backends.mkldnn.conv.fp32_precision = "bf16"  # pyright: ignore[reportAttributeAccessIssue]
+    ONEDNN.conv.fp32_precision = "bf16"
     try:
         yield
     finally:
         torch.set_float32_matmul_precision("highest")
-        torch.backends.mkldnn.conv.fp32_precision = "none"  # pyright: ignore[reportAttributeAccessIssue]
+        ONEDNN.conv.fp32_precision = "none"
 
 
 MODES: dict[str, Any] = {"float32": nullcontext, "autocast": autocast, "short": short_products}
@@ -80,28 +81,26 @@ def test_the_products_of_the_modes_are_short() -> None:
 def test_full_precision_is_full_and_leaves_what_was_set() -> None:
     a, b = torch.rand(64, 2304), torch.rand(2304, 64)
     exact = (a.double() @ b.double()).float()
-    conv = torch.backends.mkldnn.conv
     with autocast(), short_products():
         with full_precision(torch.device("cpu")):
             assert torch.get_float32_matmul_precision() == "highest"
-            assert conv.fp32_precision == "ieee"  # pyright: ignore[reportAttributeAccessIssue]
+            assert ONEDNN.conv.fp32_precision == "ieee"
             assert torch.allclose(a @ b, exact, rtol=1e-5)
         assert torch.get_float32_matmul_precision() == "medium"
-        assert conv.fp32_precision == "bf16"  # pyright: ignore[reportAttributeAccessIssue]
+        assert ONEDNN.conv.fp32_precision == "bf16"
         assert torch.is_autocast_enabled("cpu")
 
 
-def test_a_switch_for_all_operations_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    conv = torch.backends.mkldnn.conv
+def test_a_switch_for_all_operations_stays_one() -> None:
     before = torch._C._get_fp32_precision_getter("mkldnn", "all")  # pyright: ignore
     torch._C._set_fp32_precision_setter("mkldnn", "all", "bf16")  # pyright: ignore
     try:
         with full_precision(torch.device("cpu")):
-            assert conv.fp32_precision == "ieee"  # pyright: ignore[reportAttributeAccessIssue]
-        assert conv.fp32_precision == "bf16"  # pyright: ignore[reportAttributeAccessIssue]
+            assert ONEDNN.conv.fp32_precision == "ieee"
+        assert ONEDNN.conv.fp32_precision == "bf16"
     finally:
         torch._C._set_fp32_precision_setter("mkldnn", "all", before)  # pyright: ignore
-    assert conv.fp32_precision == before  # pyright: ignore[reportAttributeAccessIssue]
+    assert ONEDNN.conv.fp32_precision == before
 
 
 def test_a_shortened_loss_takes_the_fast_way_and_is_as_near_as_ordinary_autocast() -> None:
