@@ -305,7 +305,7 @@ def test_published_sets_have_their_own_patients(house: Path) -> None:
 def test_every_option_of_reading_is_one_of_an_experiment() -> None:
     import inspect
 
-    from confide.experiments.config import DataConfig
+    from confide.experiments.sections import DataConfig
 
     options = set(inspect.signature(load).parameters) - {"name_or_path", "progress"}
     values = {"unit": "patient", "size": 32, "channels": 1, "window": "lung", "patients": "(x)"}

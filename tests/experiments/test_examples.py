@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from confide.data.entries import ENTRIES
-from confide.experiments.config import Experiment, PrivacyConfig
+from confide.experiments.config import Experiment
+from confide.experiments.sections import PrivacyConfig
 from confide.models.registry import build
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -18,18 +18,12 @@ from confide.audit.run import AuditResult, audit_run
 from confide.data.augment import Augmentation
 from confide.data.catalog import DataSplits
 from confide.errors import InputError, RunError
-from confide.experiments.config import Experiment, PrivacyConfig
+from confide.experiments.config import Experiment
 from confide.experiments.folder import EXPERIMENT
-from confide.experiments.prepare import (
-    build_model,
-    choose_device,
-    load_data,
-    make_clipping,
-    make_optimizer,
-    make_plan,
-    within_budget,
-)
+from confide.experiments.planning import make_plan, within_budget
+from confide.experiments.prepare import build_model, choose_device, load_data, make_clipping, make_optimizer
 from confide.experiments.record import Audit, AuditBound, RunRecord, load_run
+from confide.experiments.sections import PrivacyConfig
 from confide.experiments.trained import trained_model
 from confide.privacy.guarantee import Guarantee
 from confide.privacy.ledger import Ledger

@@ -9,22 +9,20 @@ from datetime import UTC, datetime
 import torch
 
 from confide.experiments import history, snapshot
-from confide.experiments.config import Experiment, PrivacyConfig
+from confide.experiments.config import Experiment
 from confide.experiments.folder import begin
+from confide.experiments.planning import hardened_numbers, make_plan, planned_steps, within_budget
 from confide.experiments.prepare import (
     build_model,
     check_stages,
     choose_device,
-    hardened_numbers,
     load_data,
     make_clipping,
     make_loss,
     make_optimizer,
-    make_plan,
     make_schedule,
-    planned_steps,
-    within_budget,
 )
+from confide.experiments.sections import PrivacyConfig
 from confide.experiments.session import Privacy, Session
 from confide.experiments.snapshot import Progress
 from confide.mechanisms.clipping import Clipping

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from confide.errors import BudgetExhaustedError, ConfigError, ModelError
-from confide.experiments.config import (
+from confide.errors import ConfigError, ModelError
+from confide.experiments.config import Experiment
+from confide.experiments.sections import (
     ClippingConfig,
     DataConfig,
-    Experiment,
     OptimizerConfig,
-    PrivacyConfig,
     StageConfig,
     TrainingConfig,
 )
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
     from confide.data.catalog import DataSplits
     from confide.data.ingest import Progress
     from confide.mechanisms.clipping import Clipping
-    from confide.privacy.plan import PrivacyPlan
-    from confide.privacy.schemes import Sampling
-    from confide.privacy.units import PrivacyUnit
     from confide.training.losses import Loss
     from confide.training.trainer import Schedule
 
@@ -101,118 +96,6 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         raise ConfigError(
             "none of the initial weights fits the model", where=str(path), why=str(error)
         ) from None
-
-
-def planned_steps(training: TrainingConfig, units: int) -> int:
-    """Steps of a schedule over n units: given, or ⌈epochs·n/B⌉."""
-    if training.steps is not None:
-        return training.steps
-    assert training.epochs is not None
-    return max(1, math.ceil(training.epochs * units / training.batch_size - 1e-9))
-
-
-def hardened_numbers(experiment: Experiment, model: nn.Module) -> int:
-    """How many integers a hardened step of this experiment releases; 0 for floating-point noise.
-
-    Raises:
-        ConfigError: If the number would change between steps.
-    """
-    from confide.training.integers import released_numbers
-
-    privacy = experiment.privacy
-    assert isinstance(privacy, PrivacyConfig)
-    if not privacy.hardened:
-        return 0
-    if experiment.training.stages:
-        raise ConfigError(
-            "hardened steps and staged unfreezing do not go together",
-            where="privacy.hardened",
-            why="Its guarantee counts the numbers that every step releases.",
-            remedy="Leave out one of them.",
-        )
-    return released_numbers(model, int(privacy.release_loss) + int(privacy.clipping.kind == "adaptive"))
-
-
-def make_plan(experiment: Experiment, units: int, unit: PrivacyUnit, integers: int = 0) -> PrivacyPlan:
-    """The plan of a private experiment on n units; its `steps` are the scheduled ones.
-
-    Args:
-        integers: Numbers that a hardened step releases, see `hardened_numbers`.
-
-    Raises:
-        ConfigError: If the batch is larger than the data.
-        PlanError: If no mechanism can have these parameters.
-    """
-    from confide.privacy.plan import PrivacyPlan
-
-    privacy, training = experiment.privacy, experiment.training
-    assert isinstance(privacy, PrivacyConfig)
-    if training.batch_size > units:
-        raise ConfigError(
-            f"a batch of {training.batch_size} is larger than the data set",
-            where="training.batch_size",
-            why=f"It has {units} units ({unit.value}s).",
-            remedy=f"Choose at most {units}.",
-        )
-    sampling = _sampling(privacy.sampling, training.batch_size, units)
-    steps = planned_steps(training, units)
-    if privacy.noise_multiplier is None:
-        assert privacy.epsilon is not None
-        return PrivacyPlan.for_budget(
-            epsilon=privacy.epsilon,
-            delta=privacy.delta,
-            units=units,
-            batch_size=training.batch_size,
-            steps=steps,
-            unit=unit,
-            sampling=sampling,
-            integers=integers,
-        )
-    return PrivacyPlan(
-        noise_multiplier=privacy.noise_multiplier,
-        sampling_rate=training.batch_size / units,
-        steps=steps,
-        delta=privacy.delta,
-        units=units,
-        unit=unit,
-        sampling=sampling,
-        integers=integers,
-    )
-
-
-def within_budget(plan: PrivacyPlan, epsilon: float | None) -> PrivacyPlan:
-    """The plan, shortened to the steps that ε allows.
-
-    Raises:
-        BudgetExhaustedError: If not even one step fits.
-    """
-    if epsilon is None or plan.epsilon() <= epsilon:
-        return plan
-    low, high = 0, plan.steps  # ε(low) fits, ε(high) does not
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if plan.epsilon(steps=middle) <= epsilon else (low, middle)
-    if low == 0:
-        raise BudgetExhaustedError(
-            f"one step spends ε = {plan.epsilon(steps=1):.4g}, more than ε = {epsilon:g}",
-            where="privacy",
-            remedy="Raise the noise multiplier or ε, or lower the batch size.",
-        )
-    return replace(plan, steps=low)
-
-
-def _sampling(name: str, batch_size: int, units: int) -> Sampling:
-    from confide.privacy import schemes
-
-    match name:
-        case "poisson":
-            return schemes.PoissonSampling(batch_size / units)
-        case "fixed-size":
-            return schemes.FixedSizeSampling(batch_size, units)
-        case "full-batch":
-            return schemes.FullBatch()
-        case _:
-            return schemes.sampling_from_dict({"name": name, "bins": max(1, round(units / batch_size))})
 
 
 def make_clipping(config: ClippingConfig, names: list[str]) -> Clipping:

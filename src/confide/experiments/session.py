@@ -20,16 +20,14 @@ from confide.data.augment import Augmentation
 from confide.data.catalog import DataSplits
 from confide.errors import BudgetExhaustedError, CheckpointError
 from confide.experiments import history, snapshot
-from confide.experiments.config import Experiment, PrivacyConfig
+from confide.experiments.config import Experiment
 from confide.experiments.describe import Ended, describe_run
 from confide.experiments.observing import observe
-from confide.experiments.prepare import (
-    make_loss,
-    set_stage,
-)
+from confide.experiments.prepare import make_loss, set_stage
 from confide.experiments.record import RunRecord, Status
 from confide.experiments.results import Results, write_results
 from confide.experiments.run import Listener
+from confide.experiments.sections import PrivacyConfig
 from confide.experiments.snapshot import Progress
 from confide.mechanisms.clipping import AdaptiveClipping, Clipping
 from confide.mechanisms.keys import RunKey

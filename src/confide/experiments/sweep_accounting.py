@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from confide.errors import ConfigError
-from confide.experiments.config import Experiment, PrivacyConfig
+from confide.experiments.config import Experiment
+from confide.experiments.sections import PrivacyConfig
 from confide.experiments.sweep_grid import CellOptions
 from confide.privacy.units import PrivacyUnit
 
@@ -28,7 +29,7 @@ def accounting(experiment: Experiment, options: CellOptions) -> dict[str, Any]:
     if isinstance(privacy, PrivacyConfig):
         if privacy.units is None:
             raise ConfigError("accounting without data needs privacy.units")
-        from confide.experiments.prepare import make_plan
+        from confide.experiments.planning import make_plan
 
         plan = make_plan(experiment, privacy.units, PrivacyUnit.IMAGE)
         found["guarantee"] = plan.guarantee(private=experiment.seed is None).to_dict()

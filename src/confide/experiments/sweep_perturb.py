@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from confide.experiments.config import DataConfig
 from confide.experiments.prepare import load_data
+from confide.experiments.sections import DataConfig
 from confide.experiments.sweep_grid import Perturbation
 
 
