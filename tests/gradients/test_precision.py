@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from confide.gradients.engine import clipped_gradient
 from confide.gradients.precision import full_precision
+from confide.gradients.tuning import kernels
 from confide.models import ResNet9
 from confide.training.losses import cross_entropy, shortened
 
@@ -57,14 +58,17 @@ def excess(sums: dict[str, Tensor]) -> float:
     return abs(norm / (ROWS * CLIP_NORM) - 1)
 
 
-@pytest.mark.parametrize("method", ["book-keeping", "loop", "vmap"])
+@pytest.mark.parametrize(
+    ("method", "kernel"),
+    [("book-keeping", "ghost"), ("book-keeping", "unfold"), ("loop", "model"), ("vmap", "model")],
+)
 @pytest.mark.parametrize("mode", list(MODES))
-def test_no_unit_adds_more_than_the_clip_norm(method: str, mode: str) -> None:
+def test_no_unit_adds_more_than_the_clip_norm(method: str, kernel: str, mode: str) -> None:
     for model in nets():
         for seed in range(3):
             one = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
             batch = (one.repeat(ROWS, 1, 1, 1), torch.zeros(ROWS, dtype=torch.int64))
-            with MODES[mode]():
+            with MODES[mode](), kernels(kernel):
                 out = clipped_gradient(model, cross_entropy, batch, clip_norm=CLIP_NORM, method=method)
             assert bool((out.norms > 2 * CLIP_NORM).all())
             assert excess(out.sums) < 1e-6, (type(model).__name__, seed)
@@ -125,3 +129,16 @@ def test_a_shortened_loss_takes_the_fast_way_and_is_as_near_as_ordinary_autocast
         return sum(float((sums[name] - value).square().sum()) for name, value in exact.sums.items()) ** 0.5
 
     assert 0 < gap(out.sums) < 1.5 * gap(torchs)
+
+
+@pytest.mark.parametrize("kernel", ["ghost", "unfold"])
+def test_float64_stays_float64_under_autocast(kernel: str) -> None:
+    """As in torch, whose autocast leaves it alone."""
+    model = nets()[1].double()
+    batch = (torch.rand(4, 3, 16, 16, dtype=torch.float64), torch.arange(4) % 3)
+    with kernels(kernel):
+        exact = clipped_gradient(model, cross_entropy, batch, clip_norm=1.0, method="book-keeping")
+        with autocast():
+            out = clipped_gradient(model, cross_entropy, batch, clip_norm=1.0, method="book-keeping")
+    for name, value in exact.sums.items():
+        torch.testing.assert_close(out.sums[name], value, rtol=1e-9, atol=1e-12)

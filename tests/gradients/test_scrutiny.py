@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from confide.errors import UnsupportedLayerError
 from confide.gradients.engine import clipped_gradient
 from confide.models import ResNet9
+from confide.training.losses import shortened
 
 Batch = tuple[Tensor, Tensor]
 
@@ -70,8 +71,8 @@ class Neighbours(nn.Module):
         return x + 0.1 * x.roll(1, 0)
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-def test_mixing_is_seen_behind_a_global_average(autocast: bool) -> None:
+@pytest.mark.parametrize("autocast", ["no", "around", "inside"])
+def test_mixing_is_seen_behind_a_global_average(autocast: str) -> None:
     # Averages of plain noise are all alike, and so are the losses of one label: neither hides what is mixed.
     # Of 600 such models none was taken for sound.
     bright = torch.tensor([0.1, 0.9, 0.5, 3.0]).view(-1, 1, 1, 1)
@@ -85,12 +86,33 @@ def test_mixing_is_seen_behind_a_global_average(autocast: bool) -> None:
             Neighbours(),
             nn.Linear(8, 3),
         )
-        with torch.autocast("cpu", enabled=autocast):
+        with torch.autocast("cpu", enabled=autocast == "around"):
             try:
-                out = clipped_gradient(model, loss, batch, clip_norm=1.0)
+                out = clipped_gradient(
+                    model, shortened(loss) if autocast == "inside" else loss, batch, clip_norm=1.0
+                )
             except UnsupportedLayerError:
                 continue
         assert out.fallbacks  # each sample by itself
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("rows", [3, 8])
+def test_a_sound_network_in_mixed_precision_is_not_refused(rows: int, single: bool) -> None:
+    """Its losses differ with the size of the batch; in float64, where the copy is judged, they do not.
+    A loss that takes float32 alone leaves no copy to judge."""
+
+    def loss_of_float32(model: nn.Module, batch: Batch) -> Tensor:
+        return loss(model, (batch[0].float(), batch[1]))
+
+    used = loss_of_float32 if single else loss
+    for seed in range(6):
+        torch.manual_seed(seed)
+        model = ResNet9(3, 3, (8, 16, 32))
+        batch = torch.rand(rows, 3, 28, 28), torch.arange(rows) % 3
+        assert clipped_gradient(model, shortened(used), batch, clip_norm=1.0).fallbacks == ()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert clipped_gradient(model, used, batch, clip_norm=1.0).fallbacks == ()
 
 
 def test_a_loss_that_takes_only_its_own_numbers_is_judged_on_them() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from confide.equivariant.normalization import FieldGroupNorm
 from confide.gradients.captures import Instantiated
+from confide.gradients.precision import lengthened
 from confide.gradients.recorder import Recorder, unseen
 from confide.gradients.rules import forward_rule
 
@@ -73,7 +74,7 @@ def field_group_norm(recorder: Recorder, layer: FieldGroupNorm, *inputs: Any, **
     if len(x) != recorder.batch or layer.weight is None or not x.is_floating_point():
         return NotImplemented
     with unseen():
-        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        x = lengthened(x)
         layer.check_input(x)
         out = FieldNormalization.apply(recorder, recorder.anchor, x, layer)
     recorder.mark_rows(out)

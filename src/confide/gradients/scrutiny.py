@@ -6,7 +6,6 @@ way of use."""
 from __future__ import annotations
 
 import copy
-import math
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from confide.errors import ConfideError, UnsupportedLayerError
@@ -28,6 +28,8 @@ from confide.gradients.units import Clip, Units, add_into, squared_norms
 from confide.gradients.walking import named_layers
 
 _Verdict = Literal["agrees", "nearly", "differs", "mixes"]
+# What float32 and autocast may differ by in two orders of summation, relative to the largest.
+_LOOSE, _SHORT = 1e-3, 0.05
 _STRICT = 1e-5  # of losses: rows that are much alike move each other's by little where they are mixed
 
 
@@ -162,16 +164,30 @@ def _judged(
         part = method(model, loss, few, owners, clip)
         losses, norms = part.losses, part.norms
         del part  # its sums are as large as the model
-        once, their_norms = _one_by_one(model, loss, few, owners)
+        with _Watched() as seen:
+            once, their_norms = _one_by_one(model, loss, few, owners)
         if not bool(once.isfinite().any()):
             return None
-        alike = _close(losses, once) and _close(norms, their_norms)
+        most = _SHORT if seen.autocast else _LOOSE
+        alike = _close(losses, once, most) and _close(norms, their_norms, most)
         if alike and _close(losses, once, _STRICT):
             return "agrees"
         again, _ = _one_by_one(model, loss, few, owners)
     if not torch.equal(once.nan_to_num(), again.nan_to_num()):
         return "agrees"
-    return "nearly" if alike else "differs" if _close(losses, once) else "mixes"
+    return "nearly" if alike else "differs" if _close(losses, once, most) else "mixes"
+
+
+class _Watched(TorchFunctionMode):
+    """Notes whether autocast was on for any torch function, inside a loss, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.autocast = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.autocast = self.autocast or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+        return func(*args, **(kwargs or {}))
 
 
 def _one_by_one(model: nn.Module, loss: Loss, batch: Any, units: Units) -> tuple[Tensor, Tensor]:
@@ -193,14 +209,13 @@ def _one_by_one(model: nn.Module, loss: Loss, batch: Any, units: Units) -> tuple
     return torch.stack(losses), torch.stack(norms)
 
 
-def _close(ours: Tensor, theirs: Tensor, most: float = math.inf) -> bool:
-    """Equal up to what float32 or autocast in two orders of summation may differ; NaN equals NaN."""
+def _close(ours: Tensor, theirs: Tensor, most: float) -> bool:
+    """Equal but for so much of the largest; NaN equals NaN."""
     finite = theirs.isfinite()
     if not bool(finite.any()):
         return True
-    loose = 0.05 if torch.is_autocast_enabled(theirs.device.type) else 1e-3
     scale = theirs[finite].abs().max().clamp_min(1e-12)
-    return bool(((ours - theirs)[finite].abs() <= min(loose, most) * scale).all())
+    return bool(((ours - theirs)[finite].abs() <= most * scale).all())
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from confide.errors import UnsupportedLayerError
 from confide.gradients.captures import Instantiated
+from confide.gradients.precision import lengthened
 from confide.gradients.recorder import Recorder, Unsupported, always, unseen
 from confide.gradients.rules import operation
 from confide.gradients.rules.elementwise import per_sample
@@ -107,7 +108,7 @@ def group_norm(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     ):
         return _affine(recorder, F.group_norm(x, num_groups, None, None, eps), weight, bias, 1)
     if torch.is_autocast_enabled(x.device.type):
-        x = x.float()
+        x = lengthened(x)  # as autocast does; float64 stays
     return GroupNorm.apply(recorder, recorder.anchor, x, num_groups, (weight, bias), eps)
 
 
