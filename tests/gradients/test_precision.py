@@ -74,6 +74,19 @@ def test_no_unit_adds_more_than_the_clip_norm(method: str, kernel: str, mode: st
             assert excess(out.sums) < 1e-6, (type(model).__name__, seed)
 
 
+@pytest.mark.parametrize("kernel", ["loop", "fold", "unfold", "group"])
+def test_nor_does_a_unit_of_several_rows(kernel: str) -> None:
+    batch = (torch.rand(1, 3, 16, 16).repeat(5, 1, 1, 1), torch.zeros(5, dtype=torch.int64))
+    units = torch.tensor([0, 0, 1, 2, 2])
+    for model in nets():
+        with autocast(), kernels(kernel):
+            out = clipped_gradient(
+                model, cross_entropy, batch, clip_norm=CLIP_NORM, units=units, method="book-keeping"
+            )
+        assert len(out.norms) == 3 == ROWS
+        assert excess(out.sums) < 1e-6
+
+
 def test_the_products_of_the_modes_are_short() -> None:
     """The modes above do something on this machine, so the test above is not idle."""
     a, b = torch.rand(64, 2304), torch.rand(2304, 64)

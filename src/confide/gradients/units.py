@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from confide.errors import LossError
+from confide.gradients.precision import lengthened
 from confide.mechanisms.clipping import Clipping
 
 
@@ -74,6 +75,7 @@ class Units:
         """Sum of each unit's rows: (B, ...) -> (U, ...)."""
         if self.distinct:
             return values
+        values = lengthened(values)  # rows of bfloat16 are added in more than its eight bits
         out = values.new_zeros((self.count, *values.shape[1:]))
         return out.index_add_(0, self.index, values)
 
