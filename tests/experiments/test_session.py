@@ -448,3 +448,22 @@ def test_the_record_of_a_running_run_claims_no_part_of_its_plan(make: Make) -> N
     seen: list[RunRecord] = []
     fit(experiment, listener=At(5, lambda: seen.append(RunRecord.load(experiment.folder))))
     assert [(record.status, record.spent) for record in seen] == [("running", None)]
+
+
+@pytest.mark.parametrize("privacy", [{"noise_multiplier": 1.0, "delta": 1e-3}, "none"])
+def test_training_in_bfloat16_moves_float32_weights_by_nearly_as_much(make: Make, privacy: Any) -> None:
+    found: dict[str, torch.Tensor] = {}
+    for precision in ("float32", "bfloat16"):
+        experiment = make(
+            f"run-{precision}",
+            privacy=privacy,
+            seed=1,
+            training__precision=precision,
+            training__steps=3,
+            training__optimizer={"name": "sgd", "lr": 0.1},
+        )
+        fit(experiment)
+        assert {value.dtype for value in weights(experiment).values()} == {torch.float32}
+        found[precision] = torch.cat([value.flatten() for value in weights(experiment).values()])
+    gap = float((found["bfloat16"] - found["float32"]).norm() / found["float32"].norm())
+    assert 1e-6 < gap < 0.02  # eight bits; not one seeded run twice
