@@ -460,7 +460,7 @@ def test_training_in_bfloat16_moves_float32_weights_by_nearly_as_much(make: Make
             seed=1,
             training__precision=precision,
             training__steps=3,
-            training__optimizer={"name": "sgd", "lr": 0.1},
+            training__optimizer={"name": "sgd", "lr": 1e-3},
         )
         fit(experiment)
         assert {value.dtype for value in weights(experiment).values()} == {torch.float32}
