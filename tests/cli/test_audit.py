@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tests.audit import bugs
 
 from confide.cli.main import run
+from confide.experiments.audited import AuditedRun
 from confide.experiments.config import Experiment
 from confide.experiments.record import RunRecord
 from confide.experiments.run import fit
@@ -63,6 +65,21 @@ def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
         run(["audit", *words])
     out = capsys.readouterr()
     return int(end.value.code or 0), out.out, out.err
+
+
+def test_the_training_under_attack_has_the_loss_of_the_run(ledger: Path) -> None:
+    """Its precision and its class weights, too: else another mechanism would be audited."""
+    values = _experiment(ledger, "short", {"noise_multiplier": 3.0, "delta": 1e-5}).model_dump(mode="json")
+    values["training"] |= {"precision": "bfloat16", "class_weights": [1e-9, 2.0]}
+    experiment = Experiment.parse(values)
+    assert fit(experiment).status == "finished"
+    subject = AuditedRun.open(experiment.folder).subject
+    assert subject is not None
+    seen: list[torch.dtype] = []
+    layer = next(layer for layer in subject.model.modules() if isinstance(layer, torch.nn.Conv2d))
+    layer.register_forward_hook(lambda layer, args, out: seen.append(out.dtype))
+    found = subject.loss(subject.model, (torch.rand(2, 1, 28, 28), torch.tensor([0, 1])))
+    assert seen == [torch.bfloat16] and found[0] < 1e-6 < found[1]
 
 
 def test_an_honest_run_passes_and_its_record_says_so(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,22 @@ def test_an_unknown_name_in_the_cache_is_chosen_anew(cache: Path) -> None:
     choices._chosen.clear()
     choices._loaded.clear()
     assert tuning.choose_kernel(*arguments(), ghost_allowed=True) in KERNELS | {"ghost": None}
+
+
+def test_bfloat16_does_not_make_an_exact_kernel_look_wrong(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    x, grad, weight, shape = (t.bfloat16() if isinstance(t, torch.Tensor) else t for t in arguments(16))
+    assert isinstance(shape, ConvShape)
+    for size in (1, 3):
+        pad = replace(shape, padding=(size // 2, size // 2))
+        tuning.choose_kernel(x, grad, weight[..., :size, :size].contiguous(), pad, ghost_allowed=True)
+    grad = torch.zeros(16, 4, 24, 24, dtype=torch.bfloat16)
+    one = replace(shape, padding=(0, 0))
+    tuning.choose_kernel(
+        torch.zeros(16, 3, 24, 24, dtype=torch.bfloat16), grad, grad[:4, :3, :1, :1], one, ghost_allowed=True
+    )
+    assert caplog.text == ""
 
 
 def test_timing_leaves_the_random_numbers_alone(cache: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -191,7 +191,7 @@ class SteerableConvolution(torch.autograd.Function):
     def forward(ctx: Any, recorder: Recorder, anchor: Tensor, x: Tensor, layer: SteerableConv2d) -> Tensor:
         filters, bias = layer.expand()
         ctx.recorder, ctx.layer = recorder, layer
-        x, filters, bias = cast("tuple[Tensor, Tensor, Tensor | None]", as_autocast_would(x, filters, bias))
+        x, filters, bias = as_autocast_would(x, filters, bias)
         ctx.save_for_backward(x, filters)
         return F.conv2d(x, filters, bias, layer.stride, layer.padding, layer.dilation)
 

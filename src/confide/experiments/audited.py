@@ -21,13 +21,20 @@ from confide.errors import InputError, RunError
 from confide.experiments.config import Experiment
 from confide.experiments.folder import EXPERIMENT
 from confide.experiments.planning import make_plan, within_budget
-from confide.experiments.prepare import build_model, choose_device, load_data, make_clipping, make_optimizer
+from confide.experiments.prepare import (
+    build_model,
+    choose_device,
+    full_loss,
+    load_data,
+    make_clipping,
+    make_loss,
+    make_optimizer,
+)
 from confide.experiments.record import Audit, AuditBound, RunRecord, load_run
 from confide.experiments.sections import PrivacyConfig
 from confide.experiments.trained import trained_model
 from confide.privacy.guarantee import Guarantee
 from confide.privacy.ledger import Ledger
-from confide.training.losses import LOSSES, Loss
 from confide.training.mechanism import with_releases
 from confide.training.step import Charge, Work
 
@@ -153,7 +160,7 @@ class AuditedRun:
             raise InputError("has no held-out images to compare with", where=str(self.folder))
         return loss_attack(
             trained_model(load_run(self.folder)),
-            loss_of(self.experiment, self.splits),
+            full_loss(self.experiment.training, self.splits),
             self.splits.train,
             others,
             unit=self.splits.train.unit.value,
@@ -177,12 +184,6 @@ def noted(record: RunRecord, result: AuditResult) -> RunRecord:
     return record.model_copy(update={"audit": audit})
 
 
-def loss_of(experiment: Experiment, splits: DataSplits) -> Loss:
-    """The loss of an experiment, by name or by task."""
-    by_task = "cross-entropy" if splits.info.task == "classification" else "dice"
-    return LOSSES[experiment.training.loss or by_task]
-
-
 def _subject(experiment: Experiment, splits: DataSplits) -> Subject | None:
     privacy, training = experiment.privacy, experiment.training
     if not isinstance(privacy, PrivacyConfig):
@@ -197,7 +198,7 @@ def _subject(experiment: Experiment, splits: DataSplits) -> Subject | None:
         model,
         splits.train,
         with_releases(plan, clipping, loss=privacy.release_loss),
-        loss_of(experiment, splits),
+        make_loss(training, splits),
         clipping,
         optimizer=lambda network: make_optimizer(network, training.optimizer),
         views=training.augmentation.views,

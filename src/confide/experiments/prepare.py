@@ -140,11 +140,12 @@ def make_loss(config: TrainingConfig, splits: DataSplits) -> Loss:
     """
     from confide.training.losses import shortened
 
-    loss = _full_loss(config, splits)
+    loss = full_loss(config, splits)
     return shortened(loss) if config.precision == "bfloat16" else loss
 
 
-def _full_loss(config: TrainingConfig, splits: DataSplits) -> Loss:
+def full_loss(config: TrainingConfig, splits: DataSplits) -> Loss:
+    """`make_loss` in the model's own precision."""
     from confide.training.losses import LOSSES, weighted_cross_entropy
 
     name = config.loss or ("cross-entropy" if splits.info.task == "classification" else "dice")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from confide.gradients.captures import Instantiated
+from confide.gradients.precision import autocast_now
 from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.rules import FORWARDS, LAYERS, ForwardRule, LayerRule
 from confide.gradients.walking import named_layers
@@ -55,6 +56,7 @@ class OwnRule(torch.autograd.Function):
         *inputs: Tensor,
     ) -> Tensor:
         ctx.recorder, ctx.layer, ctx.handler, ctx.run = recorder, layer, handler, run
+        ctx.autocast = autocast_now(anchor.device if not inputs else inputs[0].device)
         ctx.save_for_backward(*inputs)
         return run(*inputs)
 
@@ -68,14 +70,15 @@ class OwnRule(torch.autograd.Function):
             wanted = [x for x in leaves if x.requires_grad]
             backward: list[Tensor | None] = [None] * len(leaves)
             if wanted:
-                with torch.enable_grad():
+                with torch.enable_grad(), ctx.autocast:
                     each = iter(torch.autograd.grad(ctx.run(*leaves), wanted, grads[0]))
                 backward = [next(each) if x.requires_grad else None for x in leaves]
             parameters = dict(ctx.layer.named_parameters())
             # The handler may call the layer itself, and means the original.
             recorder.aside = True
             try:
-                found = ctx.handler(ctx.layer, inputs, grads[0])
+                with ctx.autocast:
+                    found = ctx.handler(ctx.layer, inputs, grads[0])
             finally:
                 recorder.aside = False
             for name, values in found.items():

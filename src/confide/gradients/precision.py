@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# pyright: reportPrivateUsage=false
 """Mixed precision: a model may compute as briefly as its user likes; norms and sums are float32 at least.
 
 A clipped sum moves by at most C when a unit joins only if the gradient that is summed is the one whose norm
@@ -9,8 +8,10 @@ matrix products and convolutions, lets a unit add a few thousandths more than C.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +19,12 @@ from torch import Tensor
 _SHORT = (torch.float16, torch.bfloat16)
 _CAST = (torch.float32, *_SHORT)
 _FULL = ("ieee", "none")  # none: nobody asked for less
-# Device -> torch's name of the library that computes there.
-_BACKENDS = {"cpu": "mkldnn", "cuda": "cuda"}
-_OPERATIONS = ("matmul", "conv")
+_BACKENDS: Any = torch.backends  # its types do not name the switches
+# Device -> the switches of the library that computes there.
+_SWITCHES: dict[str, tuple[Any, ...]] = {
+    "cpu": (_BACKENDS.mkldnn.matmul, _BACKENDS.mkldnn.conv),
+    "cuda": (_BACKENDS.cuda.matmul, _BACKENDS.cudnn.conv),
+}
 
 
 def matched(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,23 +47,37 @@ def as_kept(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 def lengthened(values: Tensor) -> Tensor:
     """Values of at least 32 bits."""
-    return values.float() if values.dtype in _SHORT else values
+    return values.float() if is_short(values) else values
 
 
-def as_autocast_would(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Tensors of an operation that autocast shortens, for operations that it does not know."""
-    kind = next(t.device.type for t in tensors if t is not None)
+def is_short(values: Tensor) -> bool:
+    """Whether values have fewer than 32 bits."""
+    return values.dtype in _SHORT
+
+
+def as_autocast_would(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Arguments of a product in autocast's dtype, for operations that autocast does not know."""
+    kind = x.device.type
     if not torch.is_autocast_enabled(kind):
-        return tensors
+        return x, weight, bias
     dtype = torch.get_autocast_dtype(kind)
-    return tuple(t.to(dtype) if t is not None and t.dtype in _CAST else t for t in tensors)
+    x, weight = (t.to(dtype) if t.dtype in _CAST else t for t in (x, weight))
+    return x, weight, bias.to(dtype) if bias is not None and bias.dtype in _CAST else bias
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Generator[None]:
     """Within, products of float32 are products of float32, whatever the user allowed the model."""
-    with without_autocast(device), _unshortened(device.type):
-        yield
+    held = _held.get(device.type)
+    with without_autocast(device):
+        if held is None:
+            yield
+            return
+        held.take()
+        try:
+            yield
+        finally:
+            held.let_go()
 
 
 def without_autocast(device: torch.device) -> torch.autocast:
@@ -67,30 +85,49 @@ def without_autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
 
 
-@contextmanager
-def _unshortened(kind: str) -> Generator[None]:
-    backend = _BACKENDS.get(kind)
-    if backend is None:
-        yield
-        return
-    read, write = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
-    before = {op: read(backend, op) for op in _OPERATIONS}
-    short = [op for op, value in before.items() if value not in _FULL]
-    if not short:
-        yield
-        return
-    # The older switch for matrix products has to say the same, or torch refuses both.
-    older = torch.get_float32_matmul_precision() if "matmul" in short else "highest"
-    try:
-        if older != "highest":
-            torch.set_float32_matmul_precision("highest")
-        for op in short:
-            write(backend, op, "ieee")
-        yield
-    finally:
-        if older != "highest":
-            torch.set_float32_matmul_precision(older)
-        for op in short:
-            write(backend, op, "none")  # where the value came from the switch for all operations
-            if read(backend, op) != before[op]:
-                write(backend, op, before[op])
+def autocast_now(device: torch.device) -> torch.autocast:
+    """The autocast in force, to be entered again later."""
+    kind = device.type
+    return torch.autocast(
+        kind,
+        torch.get_autocast_dtype(kind),
+        enabled=torch.is_autocast_enabled(kind),
+        cache_enabled=False,
+    )
+
+
+class _Held:
+    """Switches at full precision for as long as anybody needs it: they belong to the process, not to a
+    thread."""
+
+    def __init__(self, switches: tuple[Any, ...]) -> None:
+        self._switches = switches
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before: dict[int, str] = {}
+
+    def take(self) -> None:
+        """Switch to full precision; remember what was set."""
+        with self._lock:
+            self._users += 1
+            for number, switch in enumerate(self._switches):
+                value = switch.fp32_precision
+                if value not in _FULL:
+                    self._before.setdefault(number, value)
+                    switch.fp32_precision = "ieee"
+
+    def let_go(self) -> None:
+        """The last one out puts back what was set."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+            for number, value in self._before.items():
+                switch = self._switches[number]
+                switch.fp32_precision = "none"  # where the value came from the switch for all operations
+                if switch.fp32_precision != value:
+                    switch.fp32_precision = value
+            self._before.clear()
+
+
+_held = {kind: _Held(switches) for kind, switches in _SWITCHES.items()}

@@ -164,7 +164,7 @@ def _judged(
         part = method(model, loss, few, owners, clip)
         losses, norms = part.losses, part.norms
         del part  # its sums are as large as the model
-        with _Watched() as seen:
+        with _Watched(owners.index.device.type) as seen:
             once, their_norms = _one_by_one(model, loss, few, owners)
         if not bool(once.isfinite().any()):
             return None
@@ -181,12 +181,13 @@ def _judged(
 class _Watched(TorchFunctionMode):
     """Notes whether autocast was on for any torch function, inside a loss, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         super().__init__()
+        self.kind = kind
         self.autocast = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.autocast = self.autocast or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+        self.autocast = self.autocast or torch.is_autocast_enabled(self.kind)
         return func(*args, **(kwargs or {}))
 
 

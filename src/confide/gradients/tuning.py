@@ -26,7 +26,7 @@ from confide.gradients.choices import fastest, remembered
 from confide.gradients.grams import conv_norms, conv_total
 from confide.gradients.kernels import KERNELS, ConvShape, fits, weight_gradient
 from confide.gradients.memory import give_back_memory
-from confide.gradients.precision import lengthened, matched
+from confide.gradients.precision import full_precision, is_short, lengthened, matched
 from confide.gradients.units import Units, squared_norms
 
 _log = logging.getLogger("confide.gradients")
@@ -98,7 +98,7 @@ def _candidates(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, ghost
     space = math.prod(a.shape[2:])
     out = math.prod(g.shape[2:])
     grams = out * out * g.shape[1] + space * space * a.shape[1]
-    small = len(x) * space * space * x.element_size() <= _GRAM_BYTES
+    small = len(x) * space * space * max(4, x.element_size()) <= _GRAM_BYTES
     if ghost_allowed and shape.groups == 1 and small and grams < 2 * out * weight.numel():
         names.append("ghost")
     return names
@@ -133,7 +133,8 @@ def _fastest(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, ghost_al
         for name in _agreeing(names, like_x, like_grad, like_weight, shape, units)
     }
     # A ghost norm holds on to inputs and output gradients, the others to the gradients of all units.
-    heavy = "ghost" in works and len(x) * weight.numel() > _HEAVY * (x.numel() + grad.numel())
+    held = (x.numel() + grad.numel()) * max(4, x.element_size())
+    heavy = "ghost" in works and len(x) * weight.numel() * x.element_size() > _HEAVY * held
     try:
         return fastest(works, x.device, {"ghost": _LIGHTER} if heavy else {})
     finally:
@@ -147,7 +148,11 @@ def _agreeing(
 
     All of them should; a wrong norm is a wrong privacy claim, so it is not left at that.
     """
-    expected = squared_norms(weight_gradient("loop", x, grad, weight, shape, units))
+    exact = matched(x, grad)
+    with full_precision(x.device):
+        like = weight.to(exact[0].dtype)
+        expected = squared_norms(weight_gradient("loop", *exact, like, shape, units))
+    near = 1e-2 if is_short(x) else 1e-3
     agreeing: list[str] = []
     for name in names:
         got = (
@@ -155,7 +160,7 @@ def _agreeing(
             if name == "ghost"
             else squared_norms(weight_gradient(name, x, grad, weight, shape, units))
         )
-        if torch.allclose(got, expected, rtol=1e-3):
+        if torch.allclose(got, expected, rtol=near):
             agreeing.append(name)
         else:
             # Not how many rows there are: that is the size of a batch.

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from confide.gradients.precision import lengthened
+
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[nn.Module, Batch], Tensor]
 
@@ -66,7 +68,7 @@ def shortened(loss: Loss, dtype: torch.dtype = torch.bfloat16) -> Loss:
     def short(model: nn.Module, batch: Batch) -> Tensor:
         device = next(model.parameters()).device
         with torch.autocast(device.type, dtype):
-            return loss(model, batch).float()
+            return lengthened(loss(model, batch))
 
     return short
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ class Convolution(torch.autograd.Function):
     ) -> Tensor:
         weight, bias = targets
         ctx.recorder, ctx.weight, ctx.bias, ctx.shape = recorder, weight, bias, shape
-        x, weight, bias = cast("tuple[Tensor, Tensor, Tensor | None]", as_autocast_would(x, weight, bias))
+        x, weight, bias = as_autocast_would(x, weight, bias)
         ctx.save_for_backward(x)
         return torch.convolution(
             x,
