@@ -102,6 +102,7 @@ class PhysicalBatches:
         most = 1 if self.single else max(1, self.work.physical_batch_size // self.views)
         # Where each unit begins, and the end of the last.
         borders = np.append(np.searchsorted(owner, np.arange(len(chosen))), len(rows))
+        most = _even(borders, most)
         unit = 0
         while unit < len(chosen):
             fits = int(np.searchsorted(borders, borders[unit] + most, side="right")) - 1
@@ -109,6 +110,17 @@ class PhysicalBatches:
             part = slice(int(borders[unit]), int(borders[after]))
             yield rows[part], owner[part]
             unit = after
+
+
+def _even(borders: Rows, most: int) -> int:
+    """Rows of a part, at most `most`, that make as many parts about equally long.
+
+    Poisson sampling would leave a rest of any length in each step. Kernels are chosen for, and the library
+    prepares its convolutions for, each length anew.
+    """
+    total, largest = int(borders[-1]), int(np.diff(borders).max(initial=1))
+    parts = max(1, -(-total // most))
+    return min(most, -(-total // parts) + largest - 1)
 
 
 def views_of(examples: Examples, rows: Rows, views: int, augmentation: Augmentation | None, seed: int) -> Any:
