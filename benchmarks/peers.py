@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from benchmarks.workloads import WORKLOADS, Batch, Workload, losses
+from benchmarks.workloads import WORKLOADS, Batch, Workload, losses, machine
 from confide.gradients.engine import clipped_gradient
 from confide.gradients.memory import keep_freed_memory
 from confide.mechanisms.keys import RunKey
@@ -294,7 +294,7 @@ def write(rows: list[list[str]], rounds: int, names: list[str]) -> None:
         "command": "python -m benchmarks.peers",
         "setting": {
             "torch": torch.__version__,
-            "machine": "2-core x86-64, CPU",
+            "machine": machine(),
             "threads": 1,
             "load": load,
         },

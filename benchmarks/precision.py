@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.workloads import WORKLOADS, Batch, Workload, losses
+from benchmarks.workloads import WORKLOADS, Batch, Workload, losses, machine
 from confide.gradients.engine import clipped_gradient
 from confide.gradients.memory import keep_freed_memory
 from confide.models import ResNet9
@@ -104,7 +104,7 @@ def write(rows: list[list[Any]], load: str, rounds: int) -> None:
         "command": "python -m benchmarks.precision",
         "setting": {
             "torch": torch.__version__,
-            "machine": f"{os.cpu_count()}-core x86-64 with AMX, CPU" if _amx() else "x86-64, CPU",
+            "machine": machine(),
             "threads": 1,
             "load": load,
         },
@@ -127,12 +127,6 @@ def write(rows: list[list[Any]], load: str, rounds: int) -> None:
         ],
     }
     RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _amx() -> bool:
-    """Whether the processor has matrix units for bfloat16."""
-    info = Path("/proc/cpuinfo")
-    return info.exists() and "amx_bf16" in info.read_text(encoding="ascii")
 
 
 if __name__ == "__main__":
