@@ -20,6 +20,7 @@ from confide.errors import BudgetExhaustedError, ConfigError, ModelError, RunErr
 from confide.experiments import history
 from confide.experiments.config import Experiment
 from confide.experiments.opening import open_session
+from confide.experiments.planning import make_plan
 from confide.experiments.prepare import load_data
 from confide.experiments.record import RunRecord, load_run
 from confide.experiments.run import Silent, fit
@@ -27,6 +28,7 @@ from confide.experiments.trained import trained_model
 from confide.gradients.engine import clipped_gradient
 from confide.gradients.memory import keep_freed_memory
 from confide.privacy.ledger import Ledger
+from confide.privacy.units import PrivacyUnit
 
 Make = Callable[..., Experiment]
 
@@ -467,3 +469,15 @@ def test_training_in_bfloat16_moves_float32_weights_by_nearly_as_much(make: Make
         found[precision] = torch.cat([value.flatten() for value in weights(experiment).values()])
     gap = float((found["bfloat16"] - found["float32"]).norm() / found["float32"].norm())
     assert 1e-6 < gap < 0.02  # eight bits; not one seeded run twice
+
+
+def test_a_private_run_in_bfloat16_is_refused(make: Make) -> None:
+    """What a unit adds depends there on how many rows are computed together."""
+    with pytest.raises(ConfigError, match="bfloat16 breaks the bound on one unit") as caught:
+        fit(make(training__precision="bfloat16"))
+    assert caught.value.where == "training.precision"
+    assert charged() == []
+    hardened = make(
+        training__precision="bfloat16", privacy={"noise_multiplier": 4.0, "delta": 1e-3, "hardened": True}
+    )
+    assert make_plan(hardened, 120, PrivacyUnit.IMAGE, integers=1000).integers == 1000

@@ -41,18 +41,6 @@ def test_every_row_once_in_order_and_no_unit_cut(counts: list[int], most: int, s
         assert len(rows) <= most or len(set(owner)) == 1
 
 
-@settings(max_examples=60, deadline=None)
-@given(total=st.integers(1, 3000), most=st.integers(1, 300), rows=st.integers(1, 3))
-def test_parts_are_as_few_as_can_be_and_about_equally_long(total: int, most: int, rows: int) -> None:
-    units = np.repeat(np.arange(total), rows)
-    most = max(most, rows)
-    sizes = [len(part) for part, _ in batches(units, most).cut(np.arange(total), 0)]
-    fits = most // rows * rows  # only whole units
-    assert sum(sizes) == total * rows and max(sizes) <= most
-    assert len(sizes) <= -(-total * rows // fits)
-    assert max(sizes) - min(sizes) < rows * len(sizes)
-
-
 def test_views_count_against_the_size_and_single_takes_units_one_by_one() -> None:
     units = np.repeat(np.arange(6), 2)
     sizes = [len(rows) for rows, _ in batches(units, 12, views=3).cut(np.arange(6), 0)]

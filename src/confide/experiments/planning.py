@@ -56,13 +56,14 @@ def make_plan(experiment: Experiment, units: int, unit: PrivacyUnit, integers: i
         integers: Numbers that a hardened step releases, see `hardened_numbers`.
 
     Raises:
-        ConfigError: If the batch is larger than the data.
+        ConfigError: If the batch is larger than the data, or the model's precision breaks the claim.
         PlanError: If no mechanism can have these parameters.
     """
     from confide.privacy.plan import PrivacyPlan
 
     privacy, training = experiment.privacy, experiment.training
     assert isinstance(privacy, PrivacyConfig)
+    _check_precision(experiment, privacy)
     if training.batch_size > units:
         raise ConfigError(
             f"a batch of {training.batch_size} is larger than the data set",
@@ -93,6 +94,20 @@ def make_plan(experiment: Experiment, units: int, unit: PrivacyUnit, integers: i
         unit=unit,
         sampling=sampling,
         integers=integers,
+    )
+
+
+def _check_precision(experiment: Experiment, privacy: PrivacyConfig) -> None:
+    """Refuse a claim that short products would break."""
+    if experiment.training.precision == "float32" or privacy.hardened or experiment.seed is not None:
+        return
+    raise ConfigError(
+        "bfloat16 breaks the bound on one unit",
+        where="training.precision",
+        why="Its products depend on how many images are computed together, so a unit that joins moves what "
+        "others add, by 0.36 of the clip norm in one network.",
+        remedy="Use float32; or privacy.hardened, which takes one unit at a time. Research that claims no "
+        "privacy gives a seed, or privacy: none.",
     )
 
 

@@ -190,7 +190,8 @@ class TrainingConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="Of the model's products in training; norms, sums and noise are float32 always. "
-        "`bfloat16` takes less time where the processor has it.",
+        "`bfloat16` takes less time where the processor has it; not hardened, it is for research that "
+        "claims no privacy.",
     )
 
     @model_validator(mode="after")

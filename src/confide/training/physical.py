@@ -102,30 +102,13 @@ class PhysicalBatches:
         most = 1 if self.single else max(1, self.work.physical_batch_size // self.views)
         # Where each unit begins, and the end of the last.
         borders = np.append(np.searchsorted(owner, np.arange(len(chosen))), len(rows))
-        begin = 0
-        for end in _ends(borders, _even(borders, most)):
-            part = slice(int(borders[begin]), int(borders[end]))
+        unit = 0
+        while unit < len(chosen):
+            fits = int(np.searchsorted(borders, borders[unit] + most, side="right")) - 1
+            after = max(unit + 1, fits)
+            part = slice(int(borders[unit]), int(borders[after]))
             yield rows[part], owner[part]
-            begin = end
-
-
-def _ends(borders: Rows, most: int) -> list[int]:
-    """Which unit each part ends before, if parts take as many whole units as fit; a longer unit is a part."""
-    ends = [0]
-    while ends[-1] < len(borders) - 1:
-        fits = int(np.searchsorted(borders, borders[ends[-1]] + most, side="right")) - 1
-        ends.append(max(ends[-1] + 1, fits))
-    return ends[1:]
-
-
-def _even(borders: Rows, most: int) -> int:
-    """Rows of a part, at most `most`, that make as many parts about equally long.
-
-    Poisson sampling would leave a rest of any length in each step. Kernels are chosen for, and the library
-    prepares its convolutions for, each length anew.
-    """
-    parts, largest = len(_ends(borders, most)), int(np.diff(borders).max(initial=1))
-    return min(most, -(-int(borders[-1]) // max(1, parts)) + largest - 1)
+            unit = after
 
 
 def views_of(examples: Examples, rows: Rows, views: int, augmentation: Augmentation | None, seed: int) -> Any:
