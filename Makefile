@@ -32,7 +32,7 @@ mutants: .venv/dev.stamp
 
 # Every benchmark, one after the other (about an hour on two cores), then the page made from their records.
 bench: .venv/dev.stamp
-	for name in startup accounting noise ledger ingest steerable audit peers precision scaling zoo; do \
+	for name in startup accounting noise ledger ingest steerable audit peers precision parts scaling zoo; do \
 	  test ! -f benchmarks/$$name.py || $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m benchmarks.page
 
