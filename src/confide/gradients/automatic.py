@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from confide.errors import ConfideError
+from confide.errors import ConfideError, LossError
 from confide.gradients.bookkeeping import Unsupported, by_bookkeeping
 from confide.gradients.fallback import Method, Part, by_loop, by_vmap
 from confide.gradients.reference import Loss
@@ -60,8 +60,12 @@ def _choose(
     for _ in range(1 + sum(1 for _ in model.modules())):
         method = partial(by_bookkeeping, by_vmap=frozenset(by_layer)) if by_layer else by_bookkeeping
         try:
-            part = method(model, loss, batch, units, clip)
+            # First, on few rows: what it leaves in memory for good then lies below the room of whole batches.
             right = scrutinised(method, model, loss, batch, units, clip)
+            part = method(model, loss, batch, units, clip)
+        except LossError:
+            method(model, loss, batch, units, clip)  # says it of the batch that the user knows
+            raise
         except Unsupported as error:
             layer = _owner(model, error.parameters)
             if layer is not None and layer not in by_layer:

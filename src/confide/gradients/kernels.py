@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from confide.gradients.units import Units
+from confide.gradients.volumes import Halves, is_slow
 
 _backward = torch.ops.aten.convolution_backward
 
@@ -33,10 +34,30 @@ class ConvShape:
     transposed: bool
     groups: int
 
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution."""
+        if is_slow(x, weight, self):
+            halves = Halves(x, weight, self)
+            return halves.joined(self.level._forward(halves.inputs, weight, bias))
+        return self._forward(x, weight, bias)
+
+    def _forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        constants = (self.stride, self.padding, self.dilation, self.transposed, self.extra, self.groups)
+        return torch.convolution(x, weight, bias, *constants)
+
     def backward(
         self, grad: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
     ) -> tuple[Tensor, Tensor]:
         """The library's own gradients of input and weight."""
+        if is_slow(x, weight, self):
+            halves = Halves(x, weight, self)
+            need, found = self.level._backward(halves.split(grad), halves.inputs, weight, wanted)
+            return halves.added(need) if wanted[0] else need, found
+        return self._backward(grad, x, weight, wanted)
+
+    def _backward(
+        self, grad: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
+    ) -> tuple[Tensor, Tensor]:
         out = _backward(
             grad,
             x,
@@ -51,6 +72,11 @@ class ConvShape:
             (*wanted, False),
         )
         return out[0], out[1]
+
+    @functools.cached_property
+    def level(self) -> ConvShape:
+        """Without padding along the first spatial dimension."""
+        return replace(self, padding=(0, *self.padding[1:]))
 
     @functools.cache  # noqa: B019 - of a handful of small constants, for which a step asks again and again
     def grouped(self, count: int) -> ConvShape:

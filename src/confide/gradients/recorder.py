@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from confide.gradients.axes import MOVING, batch_axis
-from confide.gradients.captures import Capture, Instantiated
+from confide.gradients.captures import Capture, Instantiated, Shelf
 from confide.gradients.tuning import kernel_mode
 from confide.gradients.units import Units
 
@@ -68,6 +68,7 @@ class Recorder(TorchFunctionMode):
         self.batch = len(units.index)
         self.captures: dict[int, list[Capture]] = {}
         self.targets: dict[int, Tensor] = {}
+        self._shelf = Shelf.of(parameters, units.count)
         self.doubtful: set[str] = set()
         self._rules = rules
         self._derived: dict[int, Tensor] = {id(p): p for p in parameters}
@@ -166,7 +167,7 @@ class Recorder(TorchFunctionMode):
         """Keep one use of a derived tensor; called from backward passes."""
         key = id(target)
         self.targets[key] = target
-        self.captures.setdefault(key, []).append(capture)
+        self.captures.setdefault(key, []).append(self._shelf.kept(capture))
 
     def wants(self, target: Tensor | None) -> bool:
         """Whether a weight or bias is to be trained."""

@@ -99,11 +99,11 @@ class Clip:
         groups = clipping.groups(names)
         self._clipping = clipping
         self._count = max(groups) + 1
-        self._groups = torch.tensor(groups, device=device)
+        self._groups = torch.tensor(groups, device=device) if self._count > 1 else None
 
     def __call__(self, squared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Squared norms (U, P) float64 -> norms (U,), group factors (U, G), parameter factors (U, P)."""
-        if self._count == 1:
+        if self._groups is None:
             norms = squared.sum(1, keepdim=True).sqrt_()
             factors = self._clipping.factors(norms)
             return norms[:, 0], factors, factors.expand(-1, squared.shape[1])

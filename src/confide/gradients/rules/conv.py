@@ -37,17 +37,7 @@ class Convolution(torch.autograd.Function):
         ctx.recorder, ctx.weight, ctx.bias, ctx.shape = recorder, weight, bias, shape
         x, weight, bias = as_autocast_would(x, weight, bias)
         ctx.save_for_backward(x)
-        return torch.convolution(
-            x,
-            weight,
-            bias,
-            shape.stride,
-            shape.padding,
-            shape.dilation,
-            shape.transposed,
-            shape.extra,
-            shape.groups,
-        )
+        return shape.forward(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
