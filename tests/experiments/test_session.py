@@ -20,7 +20,7 @@ from confide.errors import BudgetExhaustedError, ConfigError, ModelError, RunErr
 from confide.experiments import history
 from confide.experiments.config import Experiment
 from confide.experiments.opening import open_session
-from confide.experiments.planning import make_plan
+from confide.experiments.planning import make_work
 from confide.experiments.prepare import load_data
 from confide.experiments.record import RunRecord, load_run
 from confide.experiments.run import Silent, fit
@@ -28,7 +28,6 @@ from confide.experiments.trained import trained_model
 from confide.gradients.engine import clipped_gradient
 from confide.gradients.memory import keep_freed_memory
 from confide.privacy.ledger import Ledger
-from confide.privacy.units import PrivacyUnit
 
 Make = Callable[..., Experiment]
 
@@ -471,13 +470,46 @@ def test_training_in_bfloat16_moves_float32_weights_by_nearly_as_much(make: Make
     assert 1e-6 < gap < 0.02  # eight bits; not one seeded run twice
 
 
-def test_a_private_run_in_bfloat16_is_refused(make: Make) -> None:
+@pytest.mark.parametrize(
+    ("changed", "rows", "fills"),
+    [
+        ({}, 32, True),
+        (
+            {"training__batch_size": 100, "training__augmentation": {"views": 5, "operations": ["flip"]}},
+            60,
+            True,
+        ),
+        ({"training__physical_batch_size": 8}, 8, True),
+        ({"training__precision": "float32"}, 256, False),
+        ({"privacy": "none"}, 256, False),
+        ({"privacy": {"noise_multiplier": 4.0, "delta": 1e-3, "hardened": True}}, 256, False),
+    ],
+)
+def test_private_steps_in_bfloat16_fill_their_physical_batches(
+    make: Make, changed: dict[str, Any], rows: int, fills: bool
+) -> None:
     """What a unit adds depends there on how many rows are computed together."""
-    with pytest.raises(ConfigError, match="bfloat16 breaks the bound on one unit") as caught:
-        fit(make(training__precision="bfloat16"))
-    assert caught.value.where == "training.precision"
-    assert charged() == []
-    hardened = make(
-        training__precision="bfloat16", privacy={"noise_multiplier": 4.0, "delta": 1e-3, "hardened": True}
-    )
-    assert make_plan(hardened, 120, PrivacyUnit.IMAGE, integers=1000).integers == 1000
+    work = make_work(make(**({"training__precision": "bfloat16"} | changed)))
+    assert (work.physical_batch_size, work.fill) == (rows, fills)
+
+
+def test_a_private_run_in_bfloat16_computes_batches_of_one_length(make: Make) -> None:
+    lengths: list[int] = []
+
+    class Watched(Silent):
+        def started(self, session: Any) -> None:
+            self.model = session.trainer.model
+
+        def stepped(self, number: int, loss: float | None, epsilon: float | None) -> None:
+            if number == 1:  # the first one also checks the model, on two units and on single rows
+                first = next(m for m in self.model.modules() if isinstance(m, torch.nn.Conv2d))
+                first.register_forward_pre_hook(watch)
+
+    def watch(layer: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+        if layer.training:
+            lengths.append(len(given[0]))
+
+    experiment = make(training__precision="bfloat16", training__steps=8, training__batch_size=40)
+    fit(experiment, listener=Watched())
+    assert set(lengths) == {32}
+    assert len(lengths) > 7  # of 80 expected rows a step

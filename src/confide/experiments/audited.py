@@ -20,7 +20,7 @@ from confide.data.catalog import DataSplits
 from confide.errors import InputError, RunError
 from confide.experiments.config import Experiment
 from confide.experiments.folder import EXPERIMENT
-from confide.experiments.planning import make_plan, within_budget
+from confide.experiments.planning import make_plan, make_work, within_budget
 from confide.experiments.prepare import (
     build_model,
     choose_device,
@@ -36,7 +36,7 @@ from confide.experiments.trained import trained_model
 from confide.privacy.guarantee import Guarantee
 from confide.privacy.ledger import Ledger
 from confide.training.mechanism import with_releases
-from confide.training.step import Charge, Work
+from confide.training.step import Charge
 
 # Steps under attack where the run had more: an attack of as many minutes as a user waits for.
 STEPS = 200
@@ -204,5 +204,5 @@ def _subject(experiment: Experiment, splits: DataSplits) -> Subject | None:
         views=training.augmentation.views,
         augmentation=Augmentation.of(names) if names else None,
         release_loss=privacy.release_loss,
-        work=Work(training.physical_batch_size, training.method, experiment.data.max_rows_per_unit),
+        work=make_work(experiment),
     )

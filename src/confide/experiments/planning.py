@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from confide.privacy.plan import PrivacyPlan
     from confide.privacy.schemes import Sampling
     from confide.privacy.units import PrivacyUnit
+    from confide.training.physical import Work
+
+_SHORTEST = 32  # rows of a physical batch that is filled up: with fewer, calls cost more than they compute
 
 
 def planned_steps(training: TrainingConfig, units: int) -> int:
@@ -63,7 +66,6 @@ def make_plan(experiment: Experiment, units: int, unit: PrivacyUnit, integers: i
 
     privacy, training = experiment.privacy, experiment.training
     assert isinstance(privacy, PrivacyConfig)
-    _check_precision(experiment, privacy)
     if training.batch_size > units:
         raise ConfigError(
             f"a batch of {training.batch_size} is larger than the data set",
@@ -97,18 +99,23 @@ def make_plan(experiment: Experiment, units: int, unit: PrivacyUnit, integers: i
     )
 
 
-def _check_precision(experiment: Experiment, privacy: PrivacyConfig) -> None:
-    """Refuse a claim that short products would break."""
-    if experiment.training.precision == "float32" or privacy.hardened or experiment.seed is not None:
-        return
-    raise ConfigError(
-        "bfloat16 breaks the bound on one unit",
-        where="training.precision",
-        why="Its products depend on how many images are computed together, so a unit that joins moves what "
-        "others add, by 0.36 of the clip norm in one network.",
-        remedy="Use float32; or privacy.hardened, which takes one unit at a time. Research that claims no "
-        "privacy gives a seed, or privacy: none.",
-    )
+def make_work(experiment: Experiment) -> Work:
+    """How the steps of an experiment are computed.
+
+    In bfloat16 a private step fills its physical batches up to one length: its products depend on how many
+    rows are computed together, so a unit that joins would move what others add. Short ones, for up to a whole
+    one is wasted; hardened steps take one unit at a time anyway.
+    """
+    from confide.training.physical import Work
+
+    training, privacy = experiment.training, experiment.privacy
+    rows, views = training.physical_batch_size, training.augmentation.views
+    short = training.precision != "float32"
+    fill = short and isinstance(privacy, PrivacyConfig) and not privacy.hardened
+    if fill:
+        rows = min(rows, max(_SHORTEST, training.batch_size * views // 8))
+        rows = max(rows - rows % views, views)
+    return Work(rows, training.method, experiment.data.max_rows_per_unit, fill=fill)
 
 
 def within_budget(plan: PrivacyPlan, epsilon: float | None) -> PrivacyPlan:

@@ -190,8 +190,7 @@ class TrainingConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="Of the model's products in training; norms, sums and noise are float32 always. "
-        "`bfloat16` takes less time where the processor has it; not hardened, it is for research that "
-        "claims no privacy.",
+        "`bfloat16` takes less time where the processor has it.",
     )
 
     @model_validator(mode="after")

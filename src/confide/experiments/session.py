@@ -23,6 +23,7 @@ from confide.experiments import history, snapshot
 from confide.experiments.config import Experiment
 from confide.experiments.describe import Ended, describe_run
 from confide.experiments.observing import observe
+from confide.experiments.planning import make_work
 from confide.experiments.prepare import make_loss, set_stage
 from confide.experiments.record import RunRecord, Status
 from confide.experiments.results import Results, write_results
@@ -35,7 +36,7 @@ from confide.privacy.ledger import Reservation
 from confide.privacy.plan import PrivacyPlan
 from confide.training.plain import PlainLoop
 from confide.training.spent import SpentCurve
-from confide.training.step import Work, private_steps
+from confide.training.step import private_steps
 from confide.training.trainer import AnyStep, StopRequest, Trainer
 
 # A crash loses at most so much work; what it spent stays charged.
@@ -131,7 +132,7 @@ class Session:
         names = training.augmentation.operations
         augmentation = Augmentation.of(names) if names else None
         loss = make_loss(training, self.splits)
-        work = Work(training.physical_batch_size, training.method, self.experiment.data.max_rows_per_unit)
+        work = make_work(self.experiment)
         model, optimizer, seed = self.trainer.model, self.trainer.optimizer, self.experiment.seed
         if self.privacy is None:
             chosen = seed if seed is not None else secrets.randbits(32)

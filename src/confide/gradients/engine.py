@@ -12,6 +12,7 @@ enter g_u. A unit whose gradient is not finite adds exactly zero, by the same op
 | a parameter the loss does not use | gradient zero |
 | K rows of one unit | averaged, then clipped |
 | any `physical_batch_size`, any method | the same sums up to rounding |
+| `fill` | the same sums, and what a unit adds does not depend on how many others there are |
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from confide.errors import InputError, UnsupportedLayerError
 from confide.gradients.automatic import automatic
 from confide.gradients.bookkeeping import Unsupported, by_bookkeeping
 from confide.gradients.fallback import Method, Part, by_loop, by_vmap
+from confide.gradients.filling import in_filled_parts
 from confide.gradients.memory import keep_freed_memory
 from confide.gradients.parts import Run, fastest_rows, in_parts
 from confide.gradients.reference import Loss, batch_length
@@ -66,6 +68,7 @@ def clipped_gradient(
     units: Tensor | None = None,
     method: str = "auto",
     physical_batch_size: int | None = None,
+    fill: bool = False,
 ) -> ClippedGradient:
     """Sum over units of clipped gradients.
 
@@ -78,6 +81,8 @@ def clipped_gradient(
         method: "auto" takes the fastest that works; "book-keeping", "vmap" and "loop" insist.
         physical_batch_size: Most rows in memory at once; parts are cut between units. With "auto" they may be
             fewer, if that takes less time.
+        fill: Fill every physical batch up to that size with rows of weight zero. Needed for the bound on one
+            unit where a model computes in less than float32: see `confide.gradients.filling`.
 
     Raises:
         UnsupportedLayerError: If a layer mixes samples; names it and the remedy.
@@ -94,8 +99,10 @@ def clipped_gradient(
         raise InputError(f"unknown method {method!r}", remedy=f"Choose one of: auto, {', '.join(_METHODS)}.")
     if physical_batch_size is not None and physical_batch_size < 1:
         raise InputError(f"physical batch size {physical_batch_size} is below 1")
+    if fill and physical_batch_size is None:
+        raise InputError("fill needs a physical batch size, to which batches are filled up")
     with walked_once(model):
-        part, why = _clipped_sums(model, loss, batch, clipping, units, method, physical_batch_size)
+        part, why = _clipped_sums(model, loss, batch, clipping, units, method, physical_batch_size, fill)
     return ClippedGradient(part.sums, part.norms, part.losses, part.factors, why)
 
 
@@ -107,6 +114,7 @@ def _clipped_sums(
     units: Tensor | None,
     method: str,
     physical_batch_size: int | None,
+    fill: bool,
 ) -> tuple[Part, tuple[str, ...]]:
     parameters = trainable(model)
     device = next(iter(parameters.values())).device
@@ -123,6 +131,11 @@ def _clipped_sums(
     run = automatic if method == "auto" else _insisting(_METHODS[method])
     most = min(rows, physical_batch_size or rows)
     with unchanged_buffers(model), uncompiled():
+        if fill and physical_batch_size is not None:
+            grouped = units is not None
+            return in_filled_parts(
+                run, model, loss, batch, owners, clip, physical_batch_size, grouped=grouped
+            )
         if method == "auto":
             most = fastest_rows(run, model, loss, batch, owners, clip, most)
         return in_parts(run, model, loss, batch, owners, clip, most)

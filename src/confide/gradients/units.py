@@ -24,11 +24,13 @@ class Units:
         index: (B,) int64, position of each row's unit among the U units, in ascending label order.
         count: U.
         distinct: Whether every row is its own unit, in order: then nothing has to be averaged.
+        uneven: Whether units are to be taken to have different numbers of rows, even if they have not.
     """
 
     index: Tensor
     count: int
     distinct: bool
+    uneven: bool = False
 
     @classmethod
     def of(cls, labels: Tensor | None, rows: int, device: torch.device) -> Units:
@@ -59,12 +61,15 @@ class Units:
         """How many rows every unit has, standing together; 0 where units differ."""
         if self.distinct:
             return 1
+        if self.uneven:
+            return 0
         counts = torch.bincount(self.index, minlength=self.count)
         return int(counts[0]) if bool((counts == counts[0]).all()) else 0
 
     def repeated(self, times: int) -> Units:
         """The units of rows that each stand for `times` rows, one behind the other."""
-        return Units(self.index.repeat_interleave(times), self.count, self.distinct and times == 1)
+        distinct = self.distinct and times == 1
+        return Units(self.index.repeat_interleave(times), self.count, distinct, self.uneven)
 
     def segments(self) -> list[tuple[int, int]]:
         """(start, end) of each unit's rows, which stand together."""

@@ -32,6 +32,8 @@ class Work:
 
     Attributes:
         physical_batch_size: Rows in memory at once, views included; a unit with more rows stays whole.
+        fill: Fill every physical batch up to that size, with rows that count nothing. Needed where the model
+            computes in less than float32; see `confide.gradients.filling`.
         method: How gradients are clipped; see `confide.clipped_gradient`.
         max_rows_per_unit: At most so many random rows of a unit enter a step. (This one does change the
             result; it bounds the work that a unit with many rows makes.)
@@ -43,6 +45,7 @@ class Work:
     method: str = "auto"
     max_rows_per_unit: int | None = None
     noise_ahead: bool | None = None
+    fill: bool = False
 
     def __post_init__(self) -> None:
         if self.physical_batch_size < 1:

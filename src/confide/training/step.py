@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 """The private training loop, one step at a time."""
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from confide.gradients.walking import trainable
 from confide.mechanisms.clipping import Clipping, FlatClipping
 from confide.mechanisms.keys import RunKey
 from confide.privacy.plan import PrivacyPlan
+from confide.privacy.units import PrivacyUnit
 from confide.training.admission import check_model, check_optimizer, check_unit
 from confide.training.contribution import Contribution
 from confide.training.examples import Examples, as_examples
@@ -138,13 +139,19 @@ def private_steps(
     # A plan for another model is refused now, not after the first charge.
     mechanism.nothing(dict(trainable(model)))
     ranks.align(model)
-    loop = PrivateLoop(model, examples, loss, mechanism, views, augmentation, work or Work())
+    brought = units is not None or not isinstance(dataset, ImageSet | Dataset | list | tuple)
+    apart = plan.unit is PrivacyUnit.IMAGE and views == 1 and not brought
+    loop = PrivateLoop(model, examples, loss, mechanism, views, augmentation, work or Work(), apart)
     return loop.run(optimizer, charge, first_step)
 
 
 @dataclass
 class PrivateLoop:
-    """The loop's fixed parts. One instance trains one model."""
+    """The loop's fixed parts. One instance trains one model.
+
+    Attributes:
+        apart: Whether every row is a unit by itself: by what the data set is, not by who is in a batch.
+    """
 
     model: nn.Module
     examples: Examples
@@ -153,6 +160,7 @@ class PrivateLoop:
     views: int
     augmentation: Augmentation | None
     work: Work
+    apart: bool = False
 
     def run(
         self, optimizer: torch.optim.Optimizer, charge: Charge | None = None, first_step: int = 0
@@ -196,8 +204,10 @@ class PrivateLoop:
                 self.loss,
                 batch,
                 clipping=self.mechanism.clipping,
-                units=labels,
+                units=None if self.apart and len(labels.unique()) == len(labels) else labels,
                 method=self.work.method,
+                physical_batch_size=self.work.physical_batch_size if self.work.fill else None,
+                fill=self.work.fill,
             )
             total.add(out.sums, unit_means(out.losses, labels), out.factors)
         return total
