@@ -95,6 +95,53 @@ class SequenceFirst(nn.Module):
         return self.attention(windows, windows, windows)[0].unflatten(1, (batch, 4))
 
 
+class CentresBetween(nn.Module):
+    """Mixes the batch by itself, in place, between two layers that do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y -= y.mean(0, keepdim=True)
+        return self.second(y)
+
+
+class DoublesBetween(nn.Module):
+    """What goes into the layer that mixes was overwritten after another layer gave it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 4), CentreBatch()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y *= 2
+        return self.second(y)
+
+
+class NormalisesParameter(nn.Module):
+    """A normalisation that no sample goes into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.norm = nn.Parameter(torch.randn(4)), nn.LayerNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.norm(self.scale)
+
+
+class Flickers(nn.Module):
+    """Every second call gives slightly other values, as kernels of a GPU may."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Flickers.calls += 1
+        return x + 1e-3 * (Flickers.calls % 2)
+
+
 def after_linear(layer: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4), layer)
 
@@ -116,6 +163,25 @@ def after_linear(layer: nn.Module) -> nn.Module:
 def test_behaviour_is_found_at_its_layer(layer: nn.Module, name: str, severity: Severity, word: str) -> None:
     findings = inspect(after_linear(layer))
     assert [(f.layer, f.severity) for f in findings if word in f.reason] == [(name, severity)]
+
+
+def test_what_follows_a_mixing_layer_is_not_blamed() -> None:
+    findings = inspect(nn.Sequential(nn.Linear(6, 4), CentreBatch(), nn.Linear(4, 3), nn.ReLU()))
+    assert [f.layer for f in findings if "mixes" in f.reason] == ["1"]
+
+
+@pytest.mark.parametrize(("model", "name"), [(CentresBetween(), ""), (DoublesBetween(), "second")])
+def test_values_overwritten_between_layers_are_seen_as_they_were(model: nn.Module, name: str) -> None:
+    findings = inspect(model, torch.randn(3, 6))
+    assert [f.layer for f in findings if "mixes" in f.reason] == [name]
+
+
+def test_a_normalisation_of_something_else_than_samples_erases_nothing() -> None:
+    assert inspect(after_linear(NormalisesParameter())) == []
+
+
+def test_what_a_device_leaves_undetermined_is_no_mixing() -> None:
+    assert inspect(after_linear(Flickers())) == []
 
 
 @pytest.mark.parametrize(

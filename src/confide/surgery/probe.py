@@ -10,9 +10,12 @@ folded into the batch, or the sequence comes first.
 from __future__ import annotations
 
 import copy
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,26 +66,21 @@ def observe(model: nn.Module, call: Call) -> Behaviour:
         call: A batch that the model accepts.
     """
     start = _buffers(model)
-    base, after = _run(model, call)
-    again, _ = _run(model, call)
-    noise = [record.difference(other) for record, other in zip(base, again, strict=False)]
-    changes = []
+    steps, after = _first_run(model, call)
+    _run(model, call, steps, _Step.see_again)
     for row in range(BATCH):
-        other, _ = _run(model, call.with_new_row(row))
-        changes.append([a.changed(b, level) for a, b, level in zip(base, other, noise, strict=False)])
-    _, after_others = _run(model, call.with_new_rows())
+        _run(model, call.with_new_row(row), steps, partial(_Step.see, row=row))
+    steps = [step for step in steps if step.rows == BATCH]
+    after_others = _run(model, call.with_new_rows(), [], _Step.see_again)
     buffers = [name for name in start if not _same(start[name], after[name])]
     by_data = [name for name in buffers if not _same(after[name], after_others[name])]
-    steps = min(len(row) for row in changes)
-    by_step = [[row[step] for row in changes] for step in range(steps)]
-    names = [record.name for record in base[:steps]]
     return Behaviour(
-        mixing=_deepest([name for name, rows in zip(names, by_step, strict=True) if _mixes(rows)]),
-        misaligned=_misaligned(by_step[-1]) if names[-1] == "" else False,
+        mixing=_deepest([step.name for step in steps if step.mixes]),
+        misaligned=steps[-1].misaligned if steps[-1].name == "" else False,
         remembering=_remembers(model, call),
         changed_buffers=tuple(by_data),
         counting_buffers=tuple(name for name in buffers if name not in by_data),
-        erasing=_erasing(model, names, by_step),
+        erasing=_erasing(model, steps),
         overwrites_input=_overwrites(model, call),
     )
 
@@ -106,58 +104,89 @@ class _Record:
             (float((a.double() - b.double()).abs().nan_to_num(0.0).max()) for a, b in pairs), default=0.0
         )
 
-    def changed(self, other: _Record, level: float) -> _Change:
-        """Which values differ by more than twice the device's own deviation."""
-        inputs, outputs = _marks(self.inputs, other.inputs, level), _marks(self.outputs, other.outputs, level)
-        return _Change(inputs, outputs, self.difference(other))
+
+class _Touched:
+    """Values of some tensors that a replaced row has changed, over several rows."""
+
+    def __init__(self, count: int) -> None:
+        self._masks: list[Tensor | None] = [None] * count
+        self.shared = False  # some value by more than one row
+        self.every_row = True
+
+    def add(self, before: list[Tensor], after: list[Tensor], level: float) -> list[Tensor | None]:
+        """Add a row; its own masks, where shapes are the same."""
+        marks = [_marks(a, b, level) for a, b in zip(before, after, strict=False)]
+        self.every_row = self.every_row and any(mask is not None and bool(mask.any()) for mask in marks)
+        for place, mask in enumerate(marks):
+            earlier = self._masks[place]
+            if mask is not None and earlier is not None:
+                self.shared = self.shared or bool((mask & earlier).any())
+                mask = mask | earlier
+            self._masks[place] = earlier if mask is None else mask
+        return marks
 
 
-@dataclass(frozen=True)
-class _Change:
-    """Masks of the values that changed, and the largest change of an output."""
+class _Step:
+    """A layer's call, and what the other runs showed of it. Of those no values are kept: a network's layers
+    together give far more than it has weights."""
 
-    inputs: list[Tensor]
-    outputs: list[Tensor]
-    size: float
+    def __init__(self, record: _Record) -> None:
+        self.name = record.name
+        self.rows = 0
+        self.size = 0.0  # largest change of an output
+        self.misaligned = False  # row i of an output depends on another sample instead of on sample i
+        self._record = record
+        self._level = 0.0
+        self._inputs, self._outputs = _Touched(len(record.inputs)), _Touched(len(record.outputs))
+
+    def see_again(self, other: _Record) -> None:
+        """The same batch: how far values differ without a cause."""
+        self._level = self._record.difference(other)
+
+    def see(self, other: _Record, row: int) -> None:
+        """A batch in which one row was replaced."""
+        self.rows += 1
+        self.size = max(self.size, self._record.difference(other))
+        self._inputs.add(self._record.inputs, other.inputs, self._level)
+        for mask in self._outputs.add(self._record.outputs, other.outputs, self._level):
+            if mask is not None and mask.ndim and len(mask) == BATCH:
+                others = torch.ones(BATCH, dtype=torch.bool, device=mask.device)
+                others[row] = False
+                self.misaligned = self.misaligned or bool(mask[others].any())
+
+    @property
+    def mixes(self) -> bool:
+        """Whether no value going in was touched by two rows, and some value coming out was."""
+        return not self._inputs.shared and self._outputs.shared
+
+    @property
+    def reached(self) -> bool:
+        """Whether every row touched what goes in."""
+        return self._inputs.every_row
+
+    def touched(self, other: _Record) -> bool:
+        """Whether another run of the same batch came out otherwise."""
+        marks = zip(self._record.outputs, other.outputs, strict=False)
+        return any(
+            mask is not None and bool(mask.any()) for mask in (_marks(a, b, self._level) for a, b in marks)
+        )
 
 
-def _marks(before: list[Tensor], after: list[Tensor], level: float) -> list[Tensor]:
-    pairs = [(a, b) for a, b in zip(before, after, strict=False) if a.shape == b.shape]
-    return [
-        ~torch.isclose(a.double(), b.double(), rtol=0.0, atol=2 * level, equal_nan=True) for a, b in pairs
-    ]
+def _marks(before: Tensor, after: Tensor, level: float) -> Tensor | None:
+    """Which values differ by more than twice the device's own deviation; None of another shape."""
+    if before.shape != after.shape:
+        return None
+    return ~torch.isclose(before.double(), after.double(), rtol=0.0, atol=2 * level, equal_nan=True)
 
 
-def _shared(marks: list[list[Tensor]]) -> bool:
-    """Whether some value is touched by more than one row. marks: one list of masks per row."""
-    return any(bool((torch.stack(masks).sum(0) > 1).any()) for masks in zip(*marks, strict=False))
-
-
-def _mixes(rows: list[_Change]) -> bool:
-    return not _shared([row.inputs for row in rows]) and _shared([row.outputs for row in rows])
-
-
-def _misaligned(rows: list[_Change]) -> bool:
-    """Whether row i of an output with `BATCH` rows depends on another sample instead of on sample i."""
-    for i, row in enumerate(rows):
-        for mask in row.outputs:
-            if mask.ndim and len(mask) == BATCH:
-                others = torch.ones(BATCH, dtype=torch.bool)
-                others[i] = False
-                if mask[others.to(mask.device)].any():
-                    return True
-    return False
-
-
-def _erasing(model: nn.Module, names: list[str], by_step: list[list[_Change]]) -> tuple[str, ...]:
+def _erasing(model: nn.Module, steps: list[_Step]) -> tuple[str, ...]:
     layers = dict(model.named_modules())
-    found = []
-    for name, rows in zip(names, by_step, strict=True):
-        touched = all(any(bool(mask.any()) for mask in row.inputs) for row in rows)
-        # A normalised value that carries anything moves by about 1; x - mean(x) leaves rounding errors.
-        passed = any(row.size > 1e-3 for row in rows)
-        if isinstance(layers[name], NORMS) and touched and not passed:
-            found.append(name)
+    # A normalised value that carries anything moves by about 1; x - mean(x) leaves rounding errors.
+    found = [
+        step.name
+        for step in steps
+        if isinstance(layers[step.name], NORMS) and step.reached and step.size <= 1e-3
+    ]
     return tuple(dict.fromkeys(found))
 
 
@@ -167,22 +196,39 @@ def _deepest(names: list[str]) -> tuple[str, ...]:
     return tuple(n for n in unique if not any(o != n and (not n or o.startswith(n + ".")) for o in unique))
 
 
-def _run(model: nn.Module, call: Call) -> tuple[list[_Record], dict[str, Tensor]]:
+def _first_run(model: nn.Module, call: Call) -> tuple[list[_Step], dict[str, Tensor]]:
     """The calls of all layers of a fresh copy, and its buffers afterwards."""
-    fresh = deep_copy(model)
-    return _recorded(fresh, call), _buffers(fresh)
+    fresh, steps = deep_copy(model), []
+    _watched(fresh, call, lambda record: steps.append(_Step(record)))
+    return steps, _buffers(fresh)
 
 
-def _recorded(model: nn.Module, call: Call) -> list[_Record]:
-    records: list[_Record] = []
+def _run(
+    model: nn.Module, call: Call, steps: list[_Step], compare: Callable[[_Step, _Record], object]
+) -> dict[str, Tensor]:
+    """Compare the calls of all layers of a fresh copy with an earlier run's; its buffers afterwards."""
+    fresh, earlier = deep_copy(model), iter(steps)
+
+    def seen(record: _Record) -> None:
+        step = next(earlier, None)
+        if step is not None:
+            compare(step, record)
+
+    _watched(fresh, call, seen)
+    return _buffers(fresh)
+
+
+def _watched(model: nn.Module, call: Call, seen: Callable[[_Record], None]) -> None:
+    """Run the model; `seen` gets every call of a layer when it ends."""
     entered: dict[int, list[list[Tensor]]] = {}
+    values = _Values()
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        entered.setdefault(id(module), []).append(_values((args, kwargs)))
+        entered.setdefault(id(module), []).append(values.of((args, kwargs)))
 
     def after(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            records.append(_Record(name, entered[id(module)].pop(), _values(output)))
+            seen(_Record(name, entered[id(module)].pop(), values.of(output)))
 
         return hook
 
@@ -196,11 +242,28 @@ def _recorded(model: nn.Module, call: Call) -> list[_Record]:
     finally:
         for handle in handles:
             handle.remove()
-    return records
 
 
-def _values(tree: Any) -> list[Tensor]:
-    return [leaf.detach().clone() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+class _Values:
+    """Copies of tensors as they were when seen; what comes out of one layer and goes into the next is copied
+    once."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, tuple[weakref.ref[Tensor], int, weakref.ref[Tensor]]] = {}
+
+    def of(self, tree: Any) -> list[Tensor]:
+        """Of the tensors of a pytree."""
+        return [self._copy(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        original, version, copied = self._copies.get(id(tensor), (None, -1, None))
+        if original is not None and copied is not None and original() is tensor:
+            known = copied()
+            if known is not None and tensor._version == version:
+                return known
+        known = tensor.detach().clone()
+        self._copies[id(tensor)] = (weakref.ref(tensor), tensor._version, weakref.ref(known))
+        return known
 
 
 @contextmanager
@@ -228,16 +291,19 @@ def _remembers(model: nn.Module, call: Call) -> bool:
     Finds averages that a layer keeps in a plain attribute, where no state dict shows them.
     """
     start = _buffers(model)
-    outputs = []
+    last: list[_Record] = []
     for earlier in (call, call, call.with_new_rows()):
         fresh = deep_copy(model)
         with torch.no_grad(), same_randomness(fresh):
             earlier.run(fresh)
             for name, buffer in fresh.named_buffers():
                 buffer.copy_(start[name])
-        outputs.append(_recorded(fresh, call)[-1])
-    level = outputs[0].difference(outputs[1])
-    return any(bool(mask.any()) for mask in outputs[0].changed(outputs[2], level).outputs)
+        found: deque[_Record] = deque(maxlen=1)
+        _watched(fresh, call, found.append)
+        last.append(found[0])
+    step = _Step(last[0])
+    step.see_again(last[1])
+    return step.touched(last[2])
 
 
 def _overwrites(model: nn.Module, call: Call) -> bool:
