@@ -395,6 +395,31 @@ def test_noise_drawn_ahead_is_the_same_noise() -> None:
     assert torch.equal(*ends)
 
 
+@pytest.mark.parametrize("per_unit", [1, 2])
+@pytest.mark.parametrize("views", [1, 3])
+def test_filled_physical_batches_train_the_same_weights(per_unit: int, views: int) -> None:
+    ends: list[Tensor] = []
+    units = None if per_unit == 1 else np.repeat(np.arange(20), per_unit)
+    for fill in (False, True):
+        model = small_model()
+        steps = private_steps(
+            model,
+            sgd(model),
+            data(20 * per_unit),
+            PLAN,
+            loss=losses,
+            clip_norm=1.0,
+            units=units,
+            views=views,
+            augmentation=Augmentation.of(("flip",)),
+            key=RunKey.from_seed(11),
+            work=Work(physical_batch_size=7, fill=fill),
+        )
+        list(steps)
+        ends.append(weights(model))
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-5)
+
+
 def test_noise_is_never_drawn_before_its_step_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[tuple[str, int]] = []
     original = PrivateMechanism._stream
