@@ -315,8 +315,8 @@ def write(rows: list[list[str]], rounds: int, names: list[str]) -> None:
                 "thread on the second core as in training; the peers draw from torch's generator."
             ),
             (
-                "Memory: high-water mark of two steps in a fresh process above imports, network and batch; in "
-                "earlier records imports were counted in both, which brought ratios nearer to one."
+                "Memory: high-water mark of two steps in a fresh process above imports, network and batch; "
+                "in earlier records imports were counted in both, which brought ratios nearer to one."
             ),
         ],
     }
