@@ -121,6 +121,19 @@ class DoublesBetween(nn.Module):
         return self.second(y)
 
 
+class FrozenEncoder(nn.Module):
+    """Features that are taken once and for all, in a mode whose tensors count no versions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = nn.Linear(6, 4).requires_grad_(False), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            features = self.encoder(x)
+        return self.head(features.clone())
+
+
 class NormalisesParameter(nn.Module):
     """A normalisation that no sample goes into."""
 
@@ -174,6 +187,10 @@ def test_what_follows_a_mixing_layer_is_not_blamed() -> None:
 def test_values_overwritten_between_layers_are_seen_as_they_were(model: nn.Module, name: str) -> None:
     findings = inspect(model, torch.randn(3, 6))
     assert [f.layer for f in findings if "mixes" in f.reason] == [name]
+
+
+def test_an_encoder_in_inference_mode_is_no_finding() -> None:
+    assert inspect(FrozenEncoder(), torch.randn(3, 6)) == []
 
 
 def test_a_normalisation_of_something_else_than_samples_erases_nothing() -> None:

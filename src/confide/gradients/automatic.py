@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -64,7 +65,8 @@ def _choose(
             right = scrutinised(method, model, loss, batch, units, clip)
             part = method(model, loss, batch, units, clip)
         except LossError:
-            method(model, loss, batch, units, clip)  # says it of the batch that the user knows
+            with suppress(Unsupported):
+                method(model, loss, batch, units, clip)  # says it of the batch that the user knows
             raise
         except Unsupported as error:
             layer = _owner(model, error.parameters)

@@ -256,6 +256,8 @@ class _Values:
         return [self._copy(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
     def _copy(self, tensor: Tensor) -> Tensor:
+        if tensor.is_inference():  # counts no versions
+            return tensor.detach().clone()
         original, version, copied = self._copies.get(id(tensor), (None, -1, None))
         if original is not None and copied is not None and original() is tensor:
             known = copied()
