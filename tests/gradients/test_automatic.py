@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from confide.errors import UnsupportedLayerError
+from confide.errors import LossError, UnsupportedLayerError
 from confide.gradients.engine import clipped_gradient
 from confide.gradients.rules import LAYERS, rule
 
@@ -143,3 +143,9 @@ def test_a_registered_rule_is_used(agrees: Any) -> None:
     finally:
         del LAYERS[Scaled]
     assert calls
+
+
+def test_a_loss_of_the_wrong_shape_is_told_of_the_whole_batch() -> None:
+    """Two of its rows are tried first."""
+    with pytest.raises(LossError, match=r"returned shape \(\) for a batch of 7"):
+        clipped_gradient(nn.Linear(3, 2), lambda model, x: model(x).mean(), torch.randn(7, 3), clip_norm=1.0)

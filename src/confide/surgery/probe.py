@@ -71,7 +71,7 @@ def observe(model: nn.Module, call: Call) -> Behaviour:
     for row in range(BATCH):
         _run(model, call.with_new_row(row), steps, partial(_Step.see, row=row))
     steps = [step for step in steps if step.rows == BATCH]
-    after_others = _run(model, call.with_new_rows(), [], _Step.see_again)
+    after_others = _buffers_after(model, call.with_new_rows())
     buffers = [name for name in start if not _same(start[name], after[name])]
     by_data = [name for name in buffers if not _same(after[name], after_others[name])]
     return Behaviour(
@@ -196,6 +196,14 @@ def _deepest(names: list[str]) -> tuple[str, ...]:
     return tuple(n for n in unique if not any(o != n and (not n or o.startswith(n + ".")) for o in unique))
 
 
+def _buffers_after(model: nn.Module, call: Call) -> dict[str, Tensor]:
+    """The buffers of a fresh copy after a run."""
+    fresh = deep_copy(model)
+    with torch.no_grad(), same_randomness(fresh):
+        call.run(fresh)
+    return _buffers(fresh)
+
+
 def _first_run(model: nn.Module, call: Call) -> tuple[list[_Step], dict[str, Tensor]]:
     """The calls of all layers of a fresh copy, and its buffers afterwards."""
     fresh, steps = deep_copy(model), []
@@ -205,17 +213,16 @@ def _first_run(model: nn.Module, call: Call) -> tuple[list[_Step], dict[str, Ten
 
 def _run(
     model: nn.Module, call: Call, steps: list[_Step], compare: Callable[[_Step, _Record], object]
-) -> dict[str, Tensor]:
-    """Compare the calls of all layers of a fresh copy with an earlier run's; its buffers afterwards."""
-    fresh, earlier = deep_copy(model), iter(steps)
+) -> None:
+    """Compare the calls of all layers of a fresh copy with an earlier run's."""
+    earlier = iter(steps)
 
     def seen(record: _Record) -> None:
         step = next(earlier, None)
         if step is not None:
             compare(step, record)
 
-    _watched(fresh, call, seen)
-    return _buffers(fresh)
+    _watched(deep_copy(model), call, seen)
 
 
 def _watched(model: nn.Module, call: Call, seen: Callable[[_Record], None]) -> None:
