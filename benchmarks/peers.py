@@ -83,12 +83,13 @@ class Confide:
         if self.keyed:
             self.ahead.begin(self.noise, self.steps, self.parameters)
         out = clipped_gradient(self.model, losses, self.batch, clip_norm=1.0, method=self.method)
+        rows = len(self.batch[0])
         if self.keyed:
-            noisy = self.ahead.add_(self.noise, out.sums, self.steps)
+            noisy = self.ahead.add_(self.noise, out.sums, self.steps, rows)
         else:
-            noisy = {name: value + torch.randn_like(value) for name, value in out.sums.items()}
+            noisy = {name: (value + torch.randn_like(value)) / rows for name, value in out.sums.items()}
         for name, value in noisy.items():
-            self.parameters[name].grad = value.div_(len(self.batch[0]))
+            self.parameters[name].grad = value
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.steps += 1

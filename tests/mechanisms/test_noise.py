@@ -112,11 +112,12 @@ def copied(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in given.items()}
 
 
-def test_noise_is_the_streams_normals_in_order_added_in_place() -> None:
+@pytest.mark.parametrize("divisor", [1.0, 48.5])
+def test_noise_is_the_streams_normals_in_order_added_in_place(divisor: float) -> None:
     given = sums()
     before = copied(given)
     key = RunKey.from_os()
-    noisy = GaussianNoise(0.5).add_(given, key.stream("noise", step=3))
+    noisy = GaussianNoise(0.5).add_(given, key.stream("noise", step=3), divisor)
     total = sum(tensor.numel() for tensor in given.values())
     drawn = standard_normals(key.stream("noise", step=3), total) * 0.5 * (1 + ROUNDING)
     position = 0
@@ -126,7 +127,7 @@ def test_noise_is_the_streams_normals_in_order_added_in_place() -> None:
         assert noisy[name].shape == tensor.shape
         assert noisy[name].dtype == tensor.dtype
         part = drawn[position : position + tensor.numel()].view(tensor.shape).to(tensor.dtype)
-        assert torch.equal(noisy[name], before[name] + part)
+        assert torch.equal(noisy[name], (before[name] + part) / divisor)
         position += tensor.numel()
 
 
@@ -160,8 +161,8 @@ def test_noise_drawn_ahead_is_the_same_noise_once(one_dtype: bool) -> None:
         for step, std, names in ((0, 2.0, "abcdef"), (1, 2.0, "abcdef"), (3, 1.5, "abcdef"), (4, 1.5, "abf")):
             noise, some = GaussianNoise(std), {name: given[name] for name in names}
             ahead.begin(noise, step, some)
-            got = ahead.add_(noise, copied(some), step)
-            expected = noise.add_(copied(some), key.stream("noise", step=step))
+            got = ahead.add_(noise, copied(some), step, 3.0)
+            expected = noise.add_(copied(some), key.stream("noise", step=step), 3.0)
             assert all(torch.equal(expected[name], got[name]) for name in some)
     assert drawn == [0, 1, 3, 4]  # each once, in the thread
 

@@ -21,6 +21,7 @@ from confide.gradients.units import Units
 from confide.gradients.volumes import Halves, is_slow
 
 _backward = torch.ops.aten.convolution_backward
+_BLOCK = 16  # channels that the library's kernels for processors take at a time
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,26 @@ def by_fold(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Un
     return values if units.rows_each else units.sum_rows(values)
 
 
+def by_blocks(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> Tensor:
+    """As `by_fold`, with channels filled up to whole blocks, as the library's grouped kernels take them.
+
+    Steerable filters have any number of channels: 16 to 36 at 28×28 take twice as long as 16 to 48.
+    """
+    wide = weight.new_empty(_whole(len(weight)), _whole(weight.shape[1]), *weight.shape[2:])
+    values = by_fold(_filled(x), _filled(grad), wide, shape, units)
+    return values[:, : len(weight), : weight.shape[1]]
+
+
+def _whole(channels: int) -> int:
+    return -(-channels // _BLOCK) * _BLOCK
+
+
+def _filled(x: Tensor) -> Tensor:
+    """x (B, C, *S) with channels of zeros behind its own, up to a whole block."""
+    more = _whole(x.shape[1]) - x.shape[1]
+    return F.pad(x, [0] * (2 * x.dim() - 4) + [0, more]) if more else x
+
+
 def by_unfold(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units) -> Tensor:
     """Patches, then one batched matrix product."""
     x, grad = shape.roles(x, grad)
@@ -214,6 +235,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, ConvShape, Units], Tensor]
 KERNELS: dict[str, Kernel] = {
     "loop": by_loop,
     "fold": by_fold,
+    "blocks": by_blocks,
     "unfold": by_unfold,
     "shift": by_shift,
     "rows": by_rows,
@@ -224,8 +246,10 @@ KERNELS: dict[str, Kernel] = {
 def weight_gradient(
     name: str, x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Units
 ) -> Tensor:
-    """Each unit's weight gradient (U, *weight shape): x (B, C, *S) inputs, grad (B, O, *T) output
-    gradients."""
+    """Each unit's weight gradient (U, *weight shape), perhaps as a view of something larger.
+
+    x: (B, C, *S) inputs; grad: (B, O, *T) output gradients.
+    """
     return KERNELS[name](x, grad, weight.detach(), shape, units)
 
 
@@ -237,5 +261,8 @@ def fits(name: str, x: Tensor, weight: Tensor, shape: ConvShape) -> bool:
             return ones and x.dim() == 4 and not shape.transposed and shape.groups == 1
         case "group" | "ghost":
             return shape.groups == 1
+        case "blocks":
+            whole = all(channels % _BLOCK == 0 for channels in weight.shape[:2])
+            return x.device.type == "cpu" and shape.groups == 1 and not whole
         case _:
             return True

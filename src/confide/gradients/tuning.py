@@ -175,6 +175,6 @@ def _work(name: str, x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, 
         conv_norms(x, grad, shape, tuple(weight.shape[2:]))
         conv_total(x, grad * 1.0, weight, shape)
         return
-    values = lengthened(weight_gradient(name, x, grad, weight, shape, units))
+    values = lengthened(weight_gradient(name, x, grad, weight, shape, units).contiguous())
     squared_norms(values)
     torch.mv(values.flatten(1).t(), torch.ones(len(values), dtype=values.dtype, device=values.device))

@@ -2,9 +2,9 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 """Gaussian noise from a keyed stream.
 
-*Formal guarantee.* `add_` returns sum + N(0, std²) in every coordinate, independent over coordinates and over
-streams. With W ranks each adds N(0, std²/W), so that the sum over ranks carries std² once. Noise is a
-function of its stream alone: not of the batch, of physical batches, or of the device.
+*Formal guarantee.* `add_` returns (sum + N(0, std²)) / divisor in every coordinate, independent over
+coordinates and over streams. With W ranks each adds N(0, std²/W), so that the sum over ranks carries std²
+once. Noise is a function of its stream alone: not of the batch, of physical batches, or of the device.
 
 Floating point. Normals are computed in float64 by Box–Muller, from 63 random bits for the radius and 64 for
 the angle. The smallest radius variable is 2⁻⁶⁴, so the tails reach 9.4 standard deviations, and what is cut
@@ -102,12 +102,12 @@ class GaussianNoise:
         """Standard deviation that one rank adds."""
         return self.stddev * (1 + ROUNDING) / math.sqrt(self.ranks)
 
-    def add_(self, sums: dict[str, Tensor], stream: Stream) -> dict[str, Tensor]:
-        """Add noise to sums in place; one that is not contiguous is replaced by a noisy copy.
+    def add_(self, sums: dict[str, Tensor], stream: Stream, divisor: float = 1.0) -> dict[str, Tensor]:
+        """(sums + noise) / divisor in place; a sum that is not contiguous is replaced by a noisy copy.
 
         The stream is cut into one part for each name, in order, so that no two coordinates share a number.
         """
-        return _add_pieces(sums, self._scaled(stream, _count(sums)))
+        return _add_pieces(sums, self._scaled(stream, _count(sums)), divisor)
 
     def draw(self, stream: Stream, out: Tensor) -> Tensor:
         """Fill a vector with what `add_` would add, rounded to its dtype."""
@@ -121,7 +121,7 @@ class GaussianNoise:
         return (piece.mul_(self.share) for piece in _pieces(stream, count))
 
 
-def _add_pieces(sums: dict[str, Tensor], pieces: Iterable[Tensor]) -> dict[str, Tensor]:
+def _add_pieces(sums: dict[str, Tensor], pieces: Iterable[Tensor], divisor: float) -> dict[str, Tensor]:
     """Piece by piece, so that the numbers are used while they are in the cache."""
     noisy = {name: tensor.detach().contiguous() for name, tensor in sums.items()}
     places = _places([tensor.view(-1) for tensor in noisy.values()])
@@ -135,6 +135,8 @@ def _add_pieces(sums: dict[str, Tensor], pieces: Iterable[Tensor]) -> dict[str, 
             part, rest = rest[: sum(sizes)], rest[sum(sizes) :]
             parts = part.to(device, dtype).split(sizes)
             torch._foreach_add_(targets, parts)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+            if divisor != 1.0:
+                torch._foreach_div_(targets, divisor)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
     return noisy
 
 
@@ -188,14 +190,16 @@ class NoiseAhead:
             self._room = torch.empty(count, dtype=dtype)
         self._begun = (step, noise, self._pool.submit(noise.draw, self._streams(step), self._room))
 
-    def add_(self, noise: GaussianNoise, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    def add_(
+        self, noise: GaussianNoise, sums: dict[str, Tensor], step: int, divisor: float = 1.0
+    ) -> dict[str, Tensor]:
         """`noise.add_` of a step's sums; drawn here and now if it is not what was begun."""
         begun = self._begun
         drawn = self._drawn()
         fits = drawn is not None and len(drawn) == _count(sums) and drawn.dtype == _dtype(sums)
         if begun is None or drawn is None or not fits or begun[:2] != (step, noise):
-            return noise.add_(sums, self._streams(step))
-        return _add_pieces(sums, drawn.split(PIECE))
+            return noise.add_(sums, self._streams(step), divisor)
+        return _add_pieces(sums, drawn.split(PIECE), divisor)
 
     def _drawn(self) -> Tensor | None:
         """What was begun, once; after an exception in the thread it is forgotten."""

@@ -133,14 +133,14 @@ class PrivateMechanism:
 
         Consumes `contribution`: its tensors are overwritten.
         """
+        divisor = self.plan.expected_batch_size
         if isinstance(contribution, IntegerContribution):
             gradients, statistics = noisy(contribution, self._key, step, self.ranks)
+            for gradient in gradients.values():
+                gradient.div_(divisor)
         else:
             assert isinstance(contribution, FloatContribution)
-            gradients, statistics = self._noisy_floats(step, contribution)
-        divisor = self.plan.expected_batch_size
-        for gradient in gradients.values():
-            gradient.div_(divisor)
+            gradients, statistics = self._noisy_floats(step, contribution, divisor)
         shown = {name: float(value) / divisor for name, value in statistics.items()}
         loss, centred = shown.get("loss"), shown.get("clip-fraction")
         unclipped = None if centred is None else centred + CLIP_FRACTION_BOUND
@@ -149,20 +149,21 @@ class PrivateMechanism:
         return Released(gradients, loss, unclipped)
 
     def _noisy_floats(
-        self, step: int, contribution: FloatContribution
+        self, step: int, contribution: FloatContribution, divisor: float
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Gradients, already divided, and statistics, not."""
         noise = self._noise()
         if self._ahead is None:
-            sums = noise.add_(contribution.sums, self._stream(step))
+            gradients = noise.add_(contribution.sums, self._stream(step), divisor)
         else:
-            sums = self._ahead.add_(noise, contribution.sums, step)
+            gradients = self._ahead.add_(noise, contribution.sums, step, divisor)
         statistics: dict[str, Tensor] = {}
         for index, (name, multiplier) in enumerate(sorted(_multipliers(self.plan).items())):
             side = GaussianNoise(multiplier * SENSITIVITY[name], ranks=self.ranks.world)
             stream = self._key.stream("statistic", step=step, index=index, rank=self.ranks.rank)
             statistics |= side.add_({name: contribution.statistics[name]}, stream)
-        self.ranks.total([*sums.values(), *statistics.values()])
-        return sums, statistics
+        self.ranks.total([*gradients.values(), *statistics.values()])
+        return gradients, statistics
 
     def _noise(self) -> GaussianNoise:
         std = self.plan.gradient_noise_multiplier * self.clipping.sensitivity

@@ -88,7 +88,8 @@ def _record(
             ),
         )
     else:
-        recorder.record(weight, Instantiated(weight_gradient(kernel, x, grad, like, shape, units)))
+        values = weight_gradient(kernel, x, grad, like, shape, units)
+        recorder.record(weight, Instantiated(values.contiguous()))
 
 
 _CONVOLUTIONS: dict[Any, tuple[int, bool]] = {
