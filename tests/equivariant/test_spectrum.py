@@ -42,6 +42,8 @@ def test_products_of_passages_are_the_basis(
     probe = np.random.default_rng().normal(size=basis[0].size)
     wanted = basis.reshape(len(basis), -1) @ probe
     np.testing.assert_allclose(products @ probe @ found.to_basis, wanted, atol=1e-9)
+    # Norms are taken before they are carried over.
+    np.testing.assert_allclose(np.linalg.norm(products @ probe), np.linalg.norm(wanted), rtol=1e-9)
 
 
 @pytest.mark.parametrize("n", [4, 8, 16])

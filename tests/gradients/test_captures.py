@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from confide.gradients.captures import SMALL, Ghost, Instantiated, Shelf, SideBySide
+from confide.gradients.captures import SMALL, Ghost, Instantiated, Rotated, Shelf, SideBySide
 from confide.gradients.engine import clipped_gradient
 from confide.gradients.reference import per_sample_gradients
 from confide.mechanisms.clipping import PerLayerClipping
@@ -101,3 +101,21 @@ def test_many_units_and_large_parameters_get_no_block() -> None:
     for parameter, units in ((torch.zeros(3), 64), (torch.zeros(100_000), 4)):
         use = _formed(units, parameter.numel())
         assert Shelf.of([parameter], units).kept(use) is use
+
+
+def test_gradients_in_other_coordinates_come_back_as_a_sum() -> None:
+    """Also from the block, where only their numbers are moved."""
+    turn = torch.linalg.qr(torch.randn(6, 6))[0]
+    own = torch.randn(4, 2, 3)
+    own[1] = float("nan")
+    rotated = Rotated(own.flatten(1) @ turn, lambda values: (values @ turn.t()).view(-1, 2, 3))
+    factors, bad = torch.rand(4, dtype=torch.float64), torch.tensor([1])
+    for use in (rotated, Shelf.of([torch.zeros(6)], 4).kept(rotated)):
+        assert isinstance(use, Rotated)
+        assert use is rotated or _block(use.values) != _block(rotated.values)
+        assert torch.allclose(use.gradients(), own, atol=1e-5, equal_nan=True)
+        expected = [float(row.double().square().sum()) for row in own]
+        assert use.squared_norms().tolist() == pytest.approx(expected, rel=1e-5, nan_ok=True)
+        assert not use.small
+        total = sum(float(factors[u]) * own[u] for u in (0, 2, 3))
+        assert torch.allclose(use.weighted(factors, bad), total, atol=1e-5)

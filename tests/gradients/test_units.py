@@ -41,8 +41,9 @@ def test_chunks_are_cut_between_units() -> None:
     assert [chunk.tolist() for chunk in chunks] == [[0, 1, 2], [3, 4, 5, 6], [7]]
 
 
-def test_segments() -> None:
-    assert units(4, 4, 6, 6, 6).segments() == [(0, 2), (2, 5)]
+def test_sizes() -> None:
+    assert units(4, 4, 6, 6, 6).sizes() == [2, 3]
+    assert units(4, 5, 6).sizes() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from torch import Tensor
 from confide.equivariant.kernels import kernel_basis
 from confide.equivariant.layers import KernelKey, SteerableConv2d
 from confide.equivariant.spectrum import Spectrum, spectrum
-from confide.gradients.captures import Instantiated
+from confide.gradients.captures import Instantiated, Rotated
 from confide.gradients.choices import fastest, remembered
 from confide.gradients.kernels import ConvShape, weight_gradient
 from confide.gradients.precision import as_autocast_would, as_kept, lengthened
@@ -76,10 +76,10 @@ def conv_shape(layer: SteerableConv2d) -> ConvShape:
 
 
 def by_spectrum(layer: SteerableConv2d, x: Tensor, grad: Tensor, *, parts: bool = False) -> Tensor:
-    """Each sample's coefficient gradient through the irreducible representations.
+    """Each sample's coefficient gradient in the orthonormal coordinates of the spectrum: (B, n).
 
-    x: (B, C_in, H, W) inputs; grad: (B, C_out, H', W') output gradients; returns (B, fields out, fields in,
-    K).
+    x: (B, C_in, H, W) inputs; grad: (B, C_out, H', W') output gradients. The numbers of a passage stand
+    together, as (fields out, r, fields in, s).
 
     Args:
         layer: The convolution; it must have a spectrum.
@@ -88,25 +88,46 @@ def by_spectrum(layer: SteerableConv2d, x: Tensor, grad: Tensor, *, parts: bool 
         parts: Filter the image for one irreducible representation after the other, instead of for all at
             once.
     """
-    exact = spectrum(*layer.kernel_key)
-    assert exact is not None
-    tables = _tensors(exact, x.dtype, x.device)
+    tables = _spectral_tensors(layer, x)
     rows, m_in, m_out = len(x), layer.in_type.multiplicity, layer.out_type.multiplicity
     fields = x.reshape(rows * m_in, -1, *x.shape[2:])
     mixed = torch.matmul(torch.cat(tables.leaving), grad.reshape(rows * m_out, layer.out_type.rep.size, -1))
     leaving = mixed.split([len(e) for e in tables.leaving], 1)
     filtered = partial(F.conv2d, stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
     whole = None if parts else filtered(fields, torch.cat(tables.entering))
-    start, found = 0, []
+    out = x.new_empty(rows, layer.weight.numel())
+    start = begin = 0
     for kernel, left, (r, c, s) in zip(tables.entering, leaving, tables.sizes, strict=True):
         entered = filtered(fields, kernel) if whole is None else whole[:, start : start + s * c]
         start += s * c
-        products = torch.bmm(
-            left.reshape(rows, m_out * r, -1), entered.reshape(rows, m_in * s, -1).transpose(1, 2)
+        end = begin + m_out * r * m_in * s
+        torch.bmm(
+            left.reshape(rows, m_out * r, -1),
+            entered.reshape(rows, m_in * s, -1).transpose(1, 2),
+            out=out[:, begin:end].view(rows, m_out * r, m_in * s),
         )
-        products = products.view(rows, m_out, r, m_in, s).transpose(2, 3)
-        found.append(products.reshape(rows * m_out * m_in, r * s))
-    return (torch.cat(found, 1) @ tables.to_basis).view(rows, m_out, m_in, -1)
+        begin = end
+    return out
+
+
+def _spectral_tensors(layer: SteerableConv2d, like: Tensor) -> SpectralTensors:
+    exact = spectrum(*layer.kernel_key)
+    assert exact is not None
+    return _tensors(exact, like.dtype, like.device)
+
+
+def from_spectrum(layer: SteerableConv2d, values: Tensor) -> Tensor:
+    """Gradients as `by_spectrum` gives them, (U, n), as those of the coefficients: (U, fields out, fields in,
+    K)."""
+    values = lengthened(values)  # a rotation of eight bits would change lengths
+    tables = _spectral_tensors(layer, values)
+    m_in, m_out = layer.in_type.multiplicity, layer.out_type.multiplicity
+    parts = values.split([m_out * r * m_in * s for r, _, s in tables.sizes], 1)
+    found = [
+        part.reshape(-1, m_out, r, m_in, s).transpose(2, 3).reshape(-1, r * s)
+        for part, (r, _, s) in zip(parts, tables.sizes, strict=True)
+    ]
+    return (torch.cat(found, 1) @ tables.to_basis).view(len(values), m_out, m_in, -1)
 
 
 def by_expansion(
@@ -125,13 +146,14 @@ def by_expansion(
 
 def coefficient_gradients(
     layer: SteerableConv2d, x: Tensor, grad: Tensor, filters: Tensor, units: Units, mode: str
-) -> Tensor:
+) -> Instantiated:
     """Each unit's coefficient gradient (U, fields out, fields in, K), the faster way."""
     way = choose_way(layer, x, grad, filters, mode)
     if way != "expanded":
-        return units.sum_rows(by_spectrum(layer, x, grad, parts=way == "spectral by parts"))
+        values = by_spectrum(layer, x, grad, parts=way == "spectral by parts")
+        return Rotated(units.sum_rows(values), partial(from_spectrum, layer))
     kernel = choose_kernel(x, grad, filters, conv_shape(layer), ghost_allowed=False, mode=_kernel(mode))
-    return by_expansion(layer, x, grad, filters, units, kernel)
+    return Instantiated(by_expansion(layer, x, grad, filters, units, kernel))
 
 
 def choose_way(layer: SteerableConv2d, x: Tensor, grad: Tensor, filters: Tensor, mode: str) -> str:
@@ -175,7 +197,7 @@ def _fastest(layer: SteerableConv2d, x: Tensor, grad: Tensor, filters: Tensor) -
     choose_kernel(x, grad, filters, conv_shape(layer), ghost_allowed=False)
 
     def work(way: str) -> Tensor:
-        return squared_norms(coefficient_gradients(layer, x, grad, filters, units, way))
+        return squared_norms(coefficient_gradients(layer, x, grad, filters, units, way).values)
 
     return fastest({way: partial(work, way) for way in WAYS}, x.device)
 
@@ -217,8 +239,9 @@ def _record(recorder: Recorder, layer: SteerableConv2d, x: Tensor, grad: Tensor,
         fields = channels.view(len(channels), *layer.bias.shape[:1], -1)
         recorder.record(layer.bias, Instantiated(fields @ layer.bias_basis.to(fields).t()))
     if recorder.wants(layer.weight):
-        values = coefficient_gradients(layer, x, grad, filters, units, recorder.kernels)
-        recorder.record(layer.weight, Instantiated(values))
+        recorder.record(
+            layer.weight, coefficient_gradients(layer, x, grad, filters, units, recorder.kernels)
+        )
 
 
 @forward_rule(SteerableConv2d)

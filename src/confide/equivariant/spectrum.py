@@ -26,7 +26,6 @@ from confide.equivariant.kernels import intertwiners, kernel_basis
 from confide.equivariant.representations import Array, Irrep, Representation
 
 _SPAN = 1e-9  # rounding of exact spans is far below, a missing direction far above
-_WORST_CONDITION = 1e3
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +34,7 @@ class Passage:
 
     Attributes:
         leaving: E, (r, d_out, c): intertwiners ψ → ρ_out.
-        entering: Φ, (s, c, d_in, k, k): steerable kernels ρ_in → ψ.
+        entering: Φ, (s, c, d_in, k, k): steerable kernels ρ_in → ψ, of squared norm c.
     """
 
     leaving: Array
@@ -44,12 +43,12 @@ class Passage:
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Passages whose products E·Φ span the kernels of `kernel_basis`.
+    """Passages whose products E·Φ are an orthonormal basis of the span of `kernel_basis`.
 
     Attributes:
         passages: One for each ψ that connects the two.
-        to_basis: (K, K). D @ to_basis turns inner products with the products, r-major within a passage, into
-            inner products with the basis.
+        to_basis: (K, K), orthogonal. D @ to_basis turns inner products with the products, r-major within a
+            passage, into inner products with the basis; lengths stay.
     """
 
     passages: tuple[Passage, ...]
@@ -73,6 +72,9 @@ def spectrum(
     """The passages of `kernel_basis` with the same arguments.
 
     None where sampling makes the products dependent, which a cut-off near the grid's band limit can do.
+
+    Why products are orthonormal: EᵀE' commutes with ψ, and Φ is orthogonal to what commuting maps make of
+    any other; of Φ itself they make a multiple, or something orthogonal to it.
     """
     basis = kernel_basis(rep_in, rep_out, kernel_size, frequency_cutoff).kernels
     passages: list[Passage] = []
@@ -88,15 +90,18 @@ def spectrum(
     found, flat = np.concatenate(products), basis.reshape(len(basis), -1)
     mixing = found @ flat.T
     square = mixing.shape[0] == mixing.shape[1]
-    if not square or np.abs(mixing @ flat - found).max() > _SPAN or np.linalg.cond(mixing) > _WORST_CONDITION:
+    if not square or np.abs(mixing @ flat - found).max() > _SPAN:
         return None
-    return Spectrum(tuple(passages), np.asarray(np.linalg.inv(mixing).T, dtype=np.float64))
+    if np.abs(mixing @ mixing.T - np.eye(len(mixing))).max() > _SPAN:
+        return None
+    return Spectrum(tuple(passages), mixing)
 
 
 def _entering(
     rep_in: Representation, psi: Representation, kernel_size: int, frequency_cutoff: int | None
 ) -> Array:
-    """Sampled kernels ρ_in → ψ that no endomorphism of ψ turns into each other, (s, c, d_in, k, k).
+    """Sampled kernels ρ_in → ψ, orthogonal to all that endomorphisms of ψ make of the others, (s, c, d_in, k,
+    k).
 
     The rotations' two-dimensional ψ have endomorphisms besides the scalars (C instead of R); products with E
     would count what they reach twice.
@@ -108,13 +113,16 @@ def _entering(
         ]
     )
     own = intertwiners(psi, psi, 0)[..., 0]  # (e, c, c)
-    kept: list[int] = []
+    kept: list[Array] = []
     reached = np.empty((0, sampled[0].size if len(sampled) else 0))
-    for i, kernel in enumerate(sampled):
-        turned = np.einsum("eac,cbxy->eabxy", own, kernel).reshape(len(own), -1)
-        rest = turned - turned @ reached.T @ reached
-        if np.linalg.norm(rest) > 1e-6 * np.linalg.norm(turned):
-            q, _ = np.linalg.qr(np.concatenate([reached, rest]).T)
+    for kernel in sampled:
+        rest = kernel.reshape(-1)
+        for _ in range(2):  # once would leave the rounding of what is taken away
+            rest = rest - rest @ reached.T @ reached
+        length = np.linalg.norm(rest)
+        if length > 1e-6 * np.linalg.norm(kernel):
+            kept.append(rest.reshape(kernel.shape) * (psi.size**0.5 / length))
+            turned = np.einsum("eac,cbxy->eabxy", own, kept[-1]).reshape(len(own), -1)
+            q, _ = np.linalg.qr(np.concatenate([reached, turned]).T)
             reached = q.T
-            kept.append(i)
-    return sampled[kept]
+    return np.stack(kept) if kept else sampled[:0]

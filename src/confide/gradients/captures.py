@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,6 +67,30 @@ class Instantiated(Capture):
         return (factors.to(flat.dtype) @ flat).view(self.values.shape[1:])
 
 
+@dataclass
+class Rotated(Instantiated):
+    """Gradients in other orthonormal coordinates, where their norms are the same: (U, n).
+
+    Attributes:
+        back: (U, n) -> (U, *shape), linear: the gradients in the parameter's own coordinates.
+    """
+
+    back: Callable[[Tensor], Tensor]
+
+    @property
+    def small(self) -> bool:
+        """Never: their sum has to be turned back."""
+        return False
+
+    def gradients(self) -> Tensor:
+        """Turned back."""
+        return self.back(self.values)
+
+    def weighted(self, factors: Tensor, bad: Tensor) -> Tensor:
+        """One matrix-vector product; only the sum is turned back."""
+        return self.back(super().weighted(factors, bad)[None])[0]
+
+
 class Shelf:
     """One block of memory for the small gradients of a backward pass on a CPU.
 
@@ -97,7 +121,7 @@ class Shelf:
             return capture
         place = room[self._taken : end].view(values.shape)
         self._taken = end
-        return Instantiated(place.copy_(values))
+        return replace(capture, values=place.copy_(values))
 
 
 class SideBySide:

@@ -120,8 +120,10 @@ def by_loop(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, units: Un
     memory again.
     """
     out = x.new_empty(units.count, *weight.shape)
-    for unit, (a, b) in enumerate(units.segments()):
-        out[unit].copy_(shape.backward(grad[a:b], x[a:b], weight, (False, True))[1])
+    sizes = units.sizes()
+    rows = zip(out.unbind(), torch.split(x, sizes), torch.split(grad, sizes), strict=True)
+    for place, own_x, own_grad in rows:
+        place.copy_(shape.backward(own_grad, own_x, weight, (False, True))[1])
     return out
 
 

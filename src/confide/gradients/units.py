@@ -71,10 +71,11 @@ class Units:
         distinct = self.distinct and times == 1
         return Units(self.index.repeat_interleave(times), self.count, distinct, self.uneven)
 
-    def segments(self) -> list[tuple[int, int]]:
-        """(start, end) of each unit's rows, which stand together."""
-        ends = torch.bincount(self.index, minlength=self.count).cumsum(0).tolist()
-        return list(zip([0, *ends[:-1]], ends, strict=True))
+    def sizes(self) -> list[int]:
+        """How many rows each unit has."""
+        if self.distinct:
+            return [1] * self.count
+        return torch.bincount(self.index, minlength=self.count).tolist()
 
     def sum_rows(self, values: Tensor) -> Tensor:
         """Sum of each unit's rows: (B, ...) -> (U, ...)."""
@@ -86,10 +87,9 @@ class Units:
 
     def chunks(self, most: int) -> list[Tensor]:
         """Row numbers, cut between units into parts of at most `most` rows; a larger unit stays whole."""
-        counts = torch.bincount(self.index, minlength=self.count).tolist()
         order = self.index.argsort(stable=True)
         sizes: list[int] = []
-        for count in counts:
+        for count in self.sizes():
             if sizes and sizes[-1] + count <= most:
                 sizes[-1] += count
             else:
