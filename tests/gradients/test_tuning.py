@@ -137,17 +137,27 @@ def test_the_weight_of_a_work_counts() -> None:
     assert choices.fastest(works, torch.device("cpu"), {"light": 0.0}) == "light"
 
 
-@pytest.mark.parametrize(("most", "timed"), [(10**12, 16), (1, 2), (5 * 10935, 5)])
+@pytest.mark.parametrize(
+    ("limit", "most", "timed"),
+    [("_TIMED", 10**12, 16), ("_TIMED", 1, 2), ("_TIMED", 5 * 10935, 5), ("_FORMED", 5 * 540, 5)],
+)
 def test_large_work_is_timed_on_fewer_rows(
-    most: int, timed: int, cache: Path, monkeypatch: pytest.MonkeyPatch
+    limit: str, most: int, timed: int, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A row takes 9·9 positions times 5·3·9 weights: 10,935 multiply-adds.
+    # A row takes 9·9 positions times 5·3·9 weights: 10,935 multiply-adds; its gradient 540 bytes.
     seen: set[int] = set()
     work = tuning._work
-    monkeypatch.setattr(tuning, "_TIMED", most)
+    monkeypatch.setattr(tuning, limit, most)
     monkeypatch.setattr(tuning, "_work", lambda name, x, *rest: (seen.add(len(x)), work(name, x, *rest)))
     tuning.choose_kernel(*arguments(), ghost_allowed=True)
     assert seen == {timed}
+
+
+def test_patches_that_fill_the_memory_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 9·9 positions times 3·9 numbers of 4 bytes: 8,748 bytes a row.
+    assert "unfold" in tuning._candidates(*arguments(), True)
+    monkeypatch.setattr(tuning, "_PATCHES", 8747)
+    assert "unfold" not in tuning._candidates(*arguments(), True)
 
 
 def test_long_works_are_compared_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,8 @@ _HEAVY, _LIGHTER = (
 )  # with twice the memory of a ghost norm a kernel has to save a quarter of the time
 _SMALL = 100_000  # multiply-adds below which timing costs more than the worst choice
 _TIMED = 5_000_000_000  # multiply-adds above which fewer rows are timed: all take the same time
+_PATCHES = 8_000_000  # bytes of one row's patches from which copying them was never worth it on a processor
+_FORMED = 32_000_000  # bytes of gradients above which fewer rows are timed: no trial is to decide the peak
 _mode: ContextVar[str | None] = ContextVar("confide_kernels", default=None)
 _NAMES = frozenset((*KERNELS, "ghost"))
 
@@ -79,7 +81,8 @@ def choose_kernel(
         ghost_allowed,
         (x.is_contiguous(), grad.is_contiguous()),
     )
-    few = min(rows, max(2, _TIMED // each)) if x.device.type == "cpu" else rows
+    most = min(_TIMED // each, _FORMED // (4 * weight.numel()))
+    few = min(rows, max(2, most)) if x.device.type == "cpu" else rows
     return remembered(key, _NAMES, lambda: _fastest(x[:few], grad[:few], weight, shape, ghost_allowed))
 
 
@@ -98,6 +101,8 @@ def _candidates(x: Tensor, grad: Tensor, weight: Tensor, shape: ConvShape, ghost
     space = math.prod(a.shape[2:])
     out = math.prod(g.shape[2:])
     grams = out * out * g.shape[1] + space * space * a.shape[1]
+    if x.device.type == "cpu" and 4 * out * weight[0].numel() > _PATCHES:
+        names.remove("unfold")
     small = len(x) * space * space * max(4, x.element_size()) <= _GRAM_BYTES
     if ghost_allowed and shape.groups == 1 and small and grams < 2 * out * weight.numel():
         names.append("ghost")
