@@ -113,7 +113,7 @@ def test_kernels_for_grouped_units_do_not_show_how_many_rows_each_has(labels: li
     assert blank.repeated(2).rows_each == 0
 
 
-@pytest.mark.parametrize("kernel", ["model", "loop", "fold", "unfold", "ghost"])
+@pytest.mark.parametrize("kernel", ["model", "loop", "fold", "blocks", "unfold", "ghost"])
 def test_in_bfloat16_one_unit_moves_the_sum_by_no_more_than_its_bound(kernel: str) -> None:
     """Without filling, this very network's sum moves by 0.36 of the bound more (`benchmarks.parts`)."""
     torch.manual_seed(0)

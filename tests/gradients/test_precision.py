@@ -99,7 +99,7 @@ def test_no_unit_adds_more_than_the_clip_norm(mode: Mode, method: str, kernel: s
             assert excess(out.sums) < 1e-6, (type(model).__name__, seed)
 
 
-@pytest.mark.parametrize("kernel", ["loop", "fold", "unfold", "group"])
+@pytest.mark.parametrize("kernel", ["loop", "fold", "blocks", "unfold", "group"])
 def test_nor_does_a_unit_of_several_rows(kernel: str) -> None:
     batch = (torch.rand(1, 3, 16, 16).repeat(5, 1, 1, 1), torch.zeros(5, dtype=torch.int64))
     units = torch.tensor([0, 0, 1, 2, 2])
