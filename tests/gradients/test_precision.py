@@ -64,7 +64,8 @@ class Tokens(nn.Module):
 
 def nets() -> list[nn.Module]:
     torch.manual_seed(0)
-    return [Tokens(), ResNet9(in_channels=3, classes=8, widths=(32, 64, 64))]
+    steerable = ResNet9(in_channels=3, classes=8, widths=(8, 16, 16), group="C8", multiplicity="parameters")
+    return [Tokens(), ResNet9(in_channels=3, classes=8, widths=(32, 64, 64)), steerable]
 
 
 def excess(sums: dict[str, Tensor]) -> float:
@@ -86,6 +87,9 @@ BOOK = "book-keeping"
         (autocast, "vmap", "model"),
         # Only convolutions are large enough here for oneDNN to shorten.
         (short_products, BOOK, "ghost"),
+        (nullcontext, BOOK, "spectral"),
+        (autocast, BOOK, "spectral"),
+        (short_products, BOOK, "spectral"),
     ],
 )
 def test_no_unit_adds_more_than_the_clip_norm(mode: Mode, method: str, kernel: str) -> None:

@@ -239,9 +239,7 @@ def _record(recorder: Recorder, layer: SteerableConv2d, x: Tensor, grad: Tensor,
         fields = channels.view(len(channels), *layer.bias.shape[:1], -1)
         recorder.record(layer.bias, Instantiated(fields @ layer.bias_basis.to(fields).t()))
     if recorder.wants(layer.weight):
-        recorder.record(
-            layer.weight, coefficient_gradients(layer, x, grad, filters, units, recorder.kernels)
-        )
+        recorder.record(layer.weight, coefficient_gradients(layer, x, grad, filters, units, recorder.kernels))
 
 
 @forward_rule(SteerableConv2d)
