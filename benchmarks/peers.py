@@ -2,8 +2,9 @@
 """Time and memory of a private step over the plain step of the same network: confide and its peers.
 
 `python -m benchmarks.peers` installs nothing; a peer that is not there is left out, one that fails says why.
-Time is taken of a plain and a private step by turns, and the median of the ratios counts: CPU time of all
-threads of the process, and elapsed time, which is shorter where confide draws its noise on a free core.
+Time is taken of a plain and a private step by turns in one process, in several processes, and the median of
+the ratios counts: CPU time of all threads of the process, and elapsed time, which is shorter where confide
+draws its noise on a free core.
 Memory is the high-water mark of two steps in a fresh process, less what imports, network and batch took, over
 plain's; medians of several.
 """
@@ -44,7 +45,7 @@ BARS = {
     "C8": (1.30, 1.3),
     "O2": (1.30, 1.3),
 }
-_PEAKS = 5  # processes that memory is measured in
+_PROCESSES, _PEAKS = 3, 5  # in which times, and memory, are measured
 Step = Callable[[], object]
 
 
@@ -245,19 +246,38 @@ def both_times(step: Step) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - elapsed
 
 
-def times(workload: Workload, names: list[str], rounds: int) -> dict[str, tuple[str, str]]:
-    """Median ratios of each subject to plain, CPU and elapsed, as text; or why there are none."""
+Ratios = list[tuple[float, float]]
+
+
+def ratios(workload: Workload, names: list[str], rounds: int) -> dict[str, Ratios | str]:
+    """Ratios of each subject to plain in this process, (CPU, elapsed) a round; or why there are none."""
     keep_freed_memory()  # as the engine does, but before the plain step is prepared
     ordinary = prepared("plain", workload)
-    found: dict[str, tuple[str, str]] = {}
+    found: dict[str, Ratios | str] = {}
     for name in names:
         try:
             step = prepared(name, workload)
             pairs = [(both_times(step), both_times(ordinary)) for _ in range(rounds)]
-            cpu, elapsed = (f"{median(ours[k] / plain[k] for ours, plain in pairs):.2f}" for k in (0, 1))
-            found[name] = cpu, elapsed
+            found[name] = [(ours[0] / plain[0], ours[1] / plain[1]) for ours, plain in pairs]
         except Exception as error:  # a peer may fail in any way; the table says so
-            found[name] = f"fails ({type(error).__name__})", "–"
+            found[name] = f"fails ({type(error).__name__})"
+    return found
+
+
+def times(key: str, names: list[str], rounds: int) -> dict[str, tuple[str, str]]:
+    """Median ratios of each subject to plain, CPU and elapsed, as text; or why there are none.
+
+    Over several processes: within one, ratios scatter by one per cent, from one to the next by five.
+    """
+    command = [sys.executable, "-m", "benchmarks.peers", "--ratios", key, str(rounds), *names]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(_PROCESSES)]
+    each: list[dict[str, Ratios | str]] = [json.loads(run.stdout.splitlines()[-1]) for run in runs]
+    found: dict[str, tuple[str, str]] = {}
+    for name in names:
+        failures = [one[name] for one in each if isinstance(one[name], str)]
+        pooled = [pair for one in each for pair in one[name] if not isinstance(pair, str)]
+        cpu, elapsed = (f"{median(pair[k] for pair in pooled):.2f}" if pooled else "–" for k in (0, 1))
+        found[name] = (str(failures[0]), "–") if failures else (cpu, elapsed)
         print(f"  {name:22} {found[name]}", flush=True)
     return found
 
@@ -302,23 +322,28 @@ def main() -> None:
     parser.add_argument("--subjects", default=",".join(SUBJECTS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--ratios", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--peak", nargs=2, metavar=("WORKLOAD", "SUBJECT"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     if chosen.peak:
         print(peak(chosen.peak[1], WORKLOADS[chosen.peak[0]]))
         return
+    if chosen.ratios:
+        key, rounds, *names = chosen.ratios
+        print(json.dumps(ratios(WORKLOADS[key], names, int(rounds))))
+        return
     names = [name for name in subjects(chosen.subjects.split(",")) if name != "plain"]
     rows: list[list[str]] = json.loads(RECORD.read_text(encoding="utf-8"))["rows"] if RECORD.exists() else []
     for key in chosen.workloads.split(","):
         workload = WORKLOADS[key]
         print(f"{key}: {workload.title}, batch {workload.rows}", flush=True)
-        ratios = times(workload, names, chosen.rounds)
+        taken = times(key, names, chosen.rounds)
         memory = {} if chosen.no_memory else peaks(key, names)
         done = {(key, name) for name in names}
         rows = [row for row in rows if (row[0], row[2]) not in done]
         rows += [
-            [key, f"{workload.title}, batch {workload.rows}", name, *ratios[name], memory.get(name, "–")]
+            [key, f"{workload.title}, batch {workload.rows}", name, *taken[name], memory.get(name, "–")]
             for name in names
         ]
         write(rows, chosen.rounds, names)
@@ -346,8 +371,9 @@ def write(rows: list[list[str]], rounds: int, names: list[str]) -> None:
         "bars": [verdict(key, row) for key, row in own.items()],
         "remarks": [
             (
-                f"Private and plain step by turns in one process with one thread, median of {rounds} ratios "
-                "(at most). CPU time: of all threads. Bars are held against elapsed time."
+                f"Private and plain step by turns in one process with one thread, {rounds} times in each of "
+                f"{_PROCESSES} processes; medians of the ratios. CPU time: of all threads. Bars are held "
+                "against elapsed time."
             ),
             (
                 "confide's step includes the noise of the run's key (AES-256-CTR, float64), drawn in a "
