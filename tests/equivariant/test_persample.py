@@ -195,6 +195,29 @@ def test_windows_of_one_sample_are_added_up() -> None:
     check(Windows(), torch.randn(3, 4, 2, 6, 6, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("units", [None, [0, 0, 1, 2, 2]], ids=["samples", "units"])
+def test_a_batch_in_parts_of_one_length(units: list[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = conv(regular(D4), regular(D4))
+    lengths: list[int] = []
+    products = persample._products
+    monkeypatch.setattr(persample, "_products", lambda *a: (lengths.append(len(a[2])), products(*a)))
+    row = 2 * sum(s * c for _, c, s in persample._spectral_tensors(layer, torch.zeros(0)).sizes) * 49 * 8
+    monkeypatch.setattr(persample, "_CACHED", 2 * row + 1)
+    with kernels("spectral"):
+        check(layer, torch.randn(5, 16, 7, 7, dtype=torch.float64), units)
+    assert lengths == [2, 2, 2]
+
+
+@pytest.mark.parametrize("rows", range(1, 12))
+@pytest.mark.parametrize("most", [1, 3, 4, 20])
+def test_equal_parts_hold_every_row(rows: int, most: int) -> None:
+    parts = [range(rows)[part] for part in persample._equal_parts(rows, most)]
+    assert {row for part in parts for row in part} == set(range(rows))
+    assert len({len(part) for part in parts}) == 1
+    assert len(parts[0]) <= most
+    assert len(parts) == -(-rows // most)
+
+
 def test_the_rule_is_registered_and_leaves_nothing_behind() -> None:
     assert FORWARDS[SteerableConv2d] is persample.steerable_conv2d
     assert FORWARDS[FieldGroupNorm] is persample_norm.field_group_norm

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,23 +29,24 @@ from confide.gradients.rules import forward_rule
 from confide.gradients.tuning import choose_kernel
 from confide.gradients.units import Units, squared_norms
 
-WAYS = ("expanded", "spectral", "spectral by parts")
+WAYS = ("expanded", "spectral")
 _SMALL = 100_000  # multiply-adds below which timing costs more than the worst choice
+_CACHED = 2 << 20  # bytes of filtered fields at a time, on a CPU: what its second cache holds
 
 
 @dataclass(frozen=True, eq=False)
 class SpectralTensors:
-    """A spectrum in a dtype, on a device.
+    """A spectrum in a dtype, on a device; passages one behind the other.
 
     Attributes:
-        entering: Φ of each passage, (s·c, d_in, k, k).
-        leaving: E of each passage, (r·c, d_out).
+        entering: Φ, (Σ s·c, d_in, k, k).
+        leaving: E, (Σ r·c, d_out).
         sizes: (r, c, s) of each passage.
         to_basis: (K, K).
     """
 
-    entering: tuple[Tensor, ...]
-    leaving: tuple[Tensor, ...]
+    entering: Tensor
+    leaving: Tensor
     sizes: tuple[tuple[int, int, int], ...]
     to_basis: Tensor
 
@@ -54,9 +56,11 @@ def _tensors(exact: Spectrum, dtype: torch.dtype, device: torch.device) -> Spect
     def load(array: Any) -> Tensor:
         return torch.from_numpy(array.copy()).to(device, dtype)
 
+    entering = [p.entering.reshape(-1, *p.entering.shape[2:]) for p in exact.passages]
+    leaving = [p.leaving.transpose(0, 2, 1).reshape(-1, p.leaving.shape[1]) for p in exact.passages]
     return SpectralTensors(
-        tuple(load(p.entering.reshape(-1, *p.entering.shape[2:])) for p in exact.passages),
-        tuple(load(p.leaving.transpose(0, 2, 1).reshape(-1, p.leaving.shape[1])) for p in exact.passages),
+        load(np.concatenate(entering)),
+        load(np.concatenate(leaving)),
         tuple((len(p.leaving), p.leaving.shape[2], len(p.entering)) for p in exact.passages),
         load(exact.to_basis),
     )
@@ -75,39 +79,51 @@ def conv_shape(layer: SteerableConv2d) -> ConvShape:
     return ConvShape(stride, padding, dilation, (0, 0), False, 1)
 
 
-def by_spectrum(layer: SteerableConv2d, x: Tensor, grad: Tensor, *, parts: bool = False) -> Tensor:
+def by_spectrum(layer: SteerableConv2d, x: Tensor, grad: Tensor) -> Tensor:
     """Each sample's coefficient gradient in the orthonormal coordinates of the spectrum: (B, n).
 
     x: (B, C_in, H, W) inputs; grad: (B, C_out, H', W') output gradients. The numbers of a passage stand
-    together, as (fields out, r, fields in, s).
-
-    Args:
-        layer: The convolution; it must have a spectrum.
-        x: Its input.
-        grad: The gradient of its output.
-        parts: Filter the image for one irreducible representation after the other, instead of for all at
-            once.
+    together, as (fields out, r, fields in, s). The layer must have a spectrum.
     """
     tables = _spectral_tensors(layer, x)
+    out = x.new_empty(len(x), layer.weight.numel())
+    most = len(x)
+    if x.device.type == "cpu":
+        row = layer.in_type.multiplicity * len(tables.entering) * grad[0, 0].numel() * x.element_size()
+        most = max(1, _CACHED // row)
+    for part in _equal_parts(len(x), most):
+        _products(layer, tables, x[part], grad[part], out[part])
+    return out
+
+
+def _equal_parts(rows: int, most: int) -> list[slice]:
+    """Parts of one length, at most `most`; the last may begin before the one before it ends.
+
+    For another number of rows a library may take another algorithm, and then a row's numbers would depend on
+    where it stands in a batch.
+    """
+    count = -(-rows // most)
+    size = -(-rows // count)
+    starts = [min(number * size, rows - size) for number in range(count)]
+    return [slice(start, start + size) for start in starts]
+
+
+def _products(layer: SteerableConv2d, tables: SpectralTensors, x: Tensor, grad: Tensor, out: Tensor) -> None:
+    """`by_spectrum` of some rows, written to `out`: products over the pixels of x through Φ and grad through
+    E."""
     rows, m_in, m_out = len(x), layer.in_type.multiplicity, layer.out_type.multiplicity
     fields = x.reshape(rows * m_in, -1, *x.shape[2:])
-    mixed = torch.matmul(torch.cat(tables.leaving), grad.reshape(rows * m_out, layer.out_type.rep.size, -1))
-    leaving = mixed.split([len(e) for e in tables.leaving], 1)
-    filtered = partial(F.conv2d, stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
-    whole = None if parts else filtered(fields, torch.cat(tables.entering))
-    out = x.new_empty(rows, layer.weight.numel())
-    start = begin = 0
-    for kernel, left, (r, c, s) in zip(tables.entering, leaving, tables.sizes, strict=True):
-        entered = filtered(fields, kernel) if whole is None else whole[:, start : start + s * c]
-        start += s * c
-        end = begin + m_out * r * m_in * s
+    filtered = F.conv2d(fields, tables.entering, None, layer.stride, layer.padding, layer.dilation)
+    mixed = torch.matmul(tables.leaving, grad.reshape(rows * m_out, layer.out_type.rep.size, -1))
+    entered = filtered.split([s * c for _, c, s in tables.sizes], 1)
+    left = mixed.split([r * c for r, c, _ in tables.sizes], 1)
+    places = out.split([m_out * r * m_in * s for r, _, s in tables.sizes], 1)
+    for a, b, place, (r, _, s) in zip(left, entered, places, tables.sizes, strict=True):
         torch.bmm(
-            left.reshape(rows, m_out * r, -1),
-            entered.reshape(rows, m_in * s, -1).transpose(1, 2),
-            out=out[:, begin:end].view(rows, m_out * r, m_in * s),
+            a.reshape(rows, m_out * r, -1),
+            b.reshape(rows, m_in * s, -1).transpose(1, 2),
+            out=place.view(rows, m_out * r, m_in * s),
         )
-        begin = end
-    return out
 
 
 def _spectral_tensors(layer: SteerableConv2d, like: Tensor) -> SpectralTensors:
@@ -149,9 +165,8 @@ def coefficient_gradients(
 ) -> Instantiated:
     """Each unit's coefficient gradient (U, fields out, fields in, K), the faster way."""
     way = choose_way(layer, x, grad, filters, mode)
-    if way != "expanded":
-        values = by_spectrum(layer, x, grad, parts=way == "spectral by parts")
-        return Rotated(units.sum_rows(values), partial(from_spectrum, layer))
+    if way == "spectral":
+        return Rotated(units.sum_rows(by_spectrum(layer, x, grad)), partial(from_spectrum, layer))
     kernel = choose_kernel(x, grad, filters, conv_shape(layer), ghost_allowed=False, mode=_kernel(mode))
     return Instantiated(by_expansion(layer, x, grad, filters, units, kernel))
 

@@ -96,7 +96,7 @@ def _wait(device: torch.device) -> None:
 def _file() -> Path:
     from platformdirs import user_cache_path
 
-    return user_cache_path("confide") / f"kernels13-{torch.__version__}-{platform.machine()}.json"
+    return user_cache_path("confide") / f"kernels14-{torch.__version__}-{platform.machine()}.json"
 
 
 def _load() -> dict[str, str]:
