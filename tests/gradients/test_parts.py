@@ -95,15 +95,23 @@ def test_the_cost_model_never_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [16, 16, 16]
 
 
-@pytest.mark.parametrize(("halved", "expected"), [(1e-6, [4, 4, 4, 4]), (1e6, [16])])
-def test_what_half_the_memory_may_cost_counts(
-    halved: float, expected: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ({"16": 1.0, "8": 1.05, "4": 1.1}, [16]),
+        ({"16": 1.0, "8": 1.02, "4": 1.05}, [8, 8]),
+        ({"16": 1.0, "8": 0.9, "4": 0.94}, [8, 8]),
+        ({"16": 1.0, "8": 1.1, "4": 1.02}, [4, 4, 4, 4]),
+    ],
+)
+def test_fewer_rows_may_cost_three_per_cent(
+    times: dict[str, float], expected: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(choices, "_file", lambda: tmp_path / "kernels.json")
     monkeypatch.setattr(choices, "_chosen", {})
     monkeypatch.setattr(choices, "_loaded", [])
     monkeypatch.setattr(parts, "_WORTH", 0.0)
-    monkeypatch.setattr(parts, "_HALVED", halved)  # nothing, and more than any measurement
+    monkeypatch.setattr(parts, "relative_times", lambda works, *rest: times)
     seen: list[int] = []
 
     def watched(model: nn.Module, batch: Batch) -> Tensor:

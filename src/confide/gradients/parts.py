@@ -26,9 +26,9 @@ from confide.gradients.tuning import kernel_mode
 from confide.gradients.units import Clip, Units, add_into
 
 Run = Callable[[nn.Module, Loss, Any, Units, Clip], tuple[Part, tuple[str, ...]]]
-_WORTH = 0.3  # seconds that a batch takes at least before parts of it are tried
+_WORTH = 0.1  # seconds that a batch takes at least before parts of it are tried
 _PATIENCE = 30  # seconds that timing may take, besides a first turn and one more
-_HALVED = 0.98  # half the rows in memory may cost two per cent of time
+_SPARED = 1.03  # fewer rows in memory may cost three per cent of time
 _Key = tuple[Any, ...]
 _known: weakref.WeakKeyDictionary[nn.Module, dict[_Key, int | None]] = weakref.WeakKeyDictionary()
 
@@ -73,7 +73,7 @@ def in_parts(
 def fastest_rows(
     run: Run, model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip, most: int
 ) -> int:
-    """How many rows at a time take the least time: `most`, or a half or a quarter of it.
+    """How many rows at a time take the least time, or hardly more: `most`, or a half or a quarter of it.
 
     As with kernels, the choice is timed on random numbers in place of the rows, once for each shape and
     machine, and depends on nothing else. A model's first batch is computed whole where nothing is known yet.
@@ -124,7 +124,7 @@ def _choose(
                 return whole
             turns = min(5, max(1, int(_PATIENCE / taken / len(works))))
             times = relative_times(works, units.index.device, turns)
-            halvings = {size: math.log2(int(whole) / int(size)) for size in works}
-            return min(times, key=lambda size: times[size] * _HALVED ** halvings[size])
+            least = min(times.values())
+            return min((size for size in times if times[size] <= _SPARED * least), key=int)
         except Exception:  # a loss may refuse such numbers; the real batch will show what is wrong
             return whole
