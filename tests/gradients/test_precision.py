@@ -28,7 +28,10 @@ from confide.training.losses import cross_entropy, shortened
 CLIP_NORM, ROWS = 0.01, 3
 CPU = torch.device("cpu")
 ONEDNN: Any = torch.backends.mkldnn
-MATRIX_UNITS = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+TILES = (
+    torch.cpu._is_amx_tile_supported()
+)  # without them oneDNN computes float32 in full whatever it is allowed
 
 
 @contextmanager
@@ -116,8 +119,13 @@ def test_nor_does_a_unit_of_several_rows(kernel: str) -> None:
         assert excess(out.sums) < 1e-6
 
 
-@pytest.mark.skipif(not MATRIX_UNITS, reason="this processor has no products of bfloat16")
-@pytest.mark.parametrize("mode", [autocast, short_products])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(autocast, marks=pytest.mark.skipif(not BFLOAT16, reason="no products of bfloat16 here")),
+        pytest.param(short_products, marks=pytest.mark.skipif(not TILES, reason="no matrix tiles here")),
+    ],
+)
 def test_full_precision_is_full(mode: Mode) -> None:
     """And the modes above do something on this machine, so the tests above are not idle."""
     a, b = torch.rand(256, 2304), torch.rand(2304, 256)
