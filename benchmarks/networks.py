@@ -12,7 +12,6 @@ import ctypes
 import json
 import logging
 import multiprocessing
-import os
 import time
 import warnings
 from collections import Counter
@@ -25,6 +24,7 @@ import torch
 from torch import nn
 
 from benchmarks.peers import resident
+from benchmarks.workloads import load_now, machine
 from benchmarks.zoo import NETWORKS, Network, batch, deviation, loss, one_by_one, without_randomness
 from confide.gradients.engine import clipped_gradient
 from confide.surgery.inspect import examine
@@ -191,9 +191,9 @@ def write(rows: list[list[Any]]) -> None:
         "command": "python -m benchmarks.networks",
         "setting": {
             "torch": torch.__version__,
-            "machine": "2-core x86-64, CPU",
+            "machine": machine(),
             "threads": 1,
-            "load": "others were working" if os.getloadavg()[0] > 1.5 else "idle",
+            "load": load_now(),
         },
         "columns": COLUMNS,
         "rows": rows,
@@ -205,7 +205,9 @@ def write(rows: list[list[Any]]) -> None:
     RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in rows]
-    remarks = [*record["bars"], *record["remarks"], f"Measured with {record['setting']['load']}."]
+    setting = record["setting"]
+    where = f"torch {setting['torch']}, {setting['machine']}, load: {setting['load']}."
+    remarks = [*record["bars"], *record["remarks"], where]
     text = "\n".join([HEAD.format(rows=ROWS), *lines, "", *(f"- {text}" for text in remarks)])
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(text + "\n", encoding="utf-8")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from benchmarks.workloads import WORKLOADS, Batch, Workload, conv_block, losses, machine
+from benchmarks.workloads import WORKLOADS, Batch, Workload, conv_block, load_now, losses, machine
 from confide.gradients.engine import clipped_gradient
 from confide.gradients.memory import keep_freed_memory
 from confide.mechanisms.keys import RunKey
@@ -354,7 +353,7 @@ def write(rows: list[list[str]], rounds: int, names: list[str]) -> None:
     order = list(WORKLOADS)
     rows.sort(key=lambda row: (order.index(row[0]), list(SUBJECTS).index(row[2])))
     own = {row[0]: row for row in rows if row[2] == "confide"}
-    load = "others were working" if os.getloadavg()[0] > 1.5 else "idle"
+    load = load_now()
     if any(row[2] not in names for row in rows):
         load += f" (the rows of {', '.join(names)}; all others are of earlier runs, beside other work)"
     record = {

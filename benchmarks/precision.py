@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.workloads import WORKLOADS, Batch, Workload, losses, machine
+from benchmarks.workloads import WORKLOADS, Batch, Workload, load_now, losses, machine
 from confide.gradients.engine import clipped_gradient
 from confide.gradients.memory import keep_freed_memory
 from confide.models import ResNet9
@@ -89,7 +88,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    load = "others were working" if os.getloadavg()[0] > 1.5 else "idle"
+    load = load_now()
     rows: list[list[Any]] = []
     for key in NETWORKS:
         rows.append(row(key, chosen.rounds))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from statistics import median
 import torch
 
 from benchmarks.peers import SUBJECTS, Step, resident, seconds
-from benchmarks.workloads import Workload, resnet9
+from benchmarks.workloads import Workload, load_now, machine, resnet9
 
 RECORD = Path(__file__).parent / "records" / "scaling.json"
 BASE = (64, 28, 1)
@@ -115,9 +114,9 @@ def write(rows: list[list[object]], rounds: int) -> None:
         "command": "python -m benchmarks.scaling",
         "setting": {
             "torch": torch.__version__,
-            "machine": "2-core x86-64, CPU",
+            "machine": machine(),
             "threads": 1,
-            "load": "others were working" if os.getloadavg()[0] > 1.5 else "idle",
+            "load": load_now(),
         },
         "columns": ["varied", "batch", "side", "width", "time ratio", "memory ratio", "plain MB"],
         "rows": rows,

@@ -20,10 +20,18 @@ Batch = tuple[Tensor, Tensor]
 
 
 def machine() -> str:
-    """The processor, as records name it."""
+    """The processor, as records name it: "2-core x86_64 (AMD, AVX512, no AMX), CPU"."""
     info = Path("/proc/cpuinfo")
-    amx = info.exists() and "amx_bf16" in info.read_text(encoding="ascii")
-    return f"{os.cpu_count()}-core {platform.machine()}{' with AMX' if amx else ''}, CPU"
+    text = info.read_text(encoding="ascii", errors="replace") if info.exists() else ""
+    makers = [short for name, short in (("AuthenticAMD", "AMD"), ("GenuineIntel", "Intel")) if name in text]
+    tiles = "AMX" if "amx_bf16" in text else "no AMX"
+    kind = ", ".join([*makers, torch.backends.cpu.get_cpu_capability(), tiles])
+    return f"{os.cpu_count()}-core {platform.machine()} ({kind}), CPU"
+
+
+def load_now() -> str:
+    """Whether the machine has other work now, as records say it."""
+    return "others were working" if os.getloadavg()[0] > 1.5 else "idle"
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,8 @@ def test_every_option_is_invariant(options: dict[str, Any]) -> None:
     ],
 )
 def test_a_restricted_network_keeps_the_subgroup_only(name: str, kept: Group, lost: Group) -> None:
-    model = shaken(ResNet9(3, 4, (2, 2, 4), group=name, restrict=True), torch.float64)
+    # In narrower networks dead units now and then leave nothing that could change.
+    model = shaken(ResNet9(3, 4, (8, 8, 16), group=name, restrict=True), torch.float64)
     x = torch.rand(2, 3, 28, 28, dtype=torch.float64)
     assert change(model, x, kept) < 1e-10
     assert change(model, x, lost) > 0.01
