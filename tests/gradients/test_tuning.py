@@ -173,3 +173,11 @@ def test_long_works_are_compared_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -
     works = {"whole": lambda: work(1.0), "parts": lambda: work(1.1)}
     times = choices.relative_times(works, torch.device("cpu"))
     assert times == {"whole": 1.0, "parts": pytest.approx(1.1)}
+
+
+def test_processors_that_share_a_folder_keep_their_own_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = choices._file()
+    assert own == choices._file()
+    monkeypatch.setattr(choices, "_processor", lambda: "another")
+    assert choices._file() != own
+    assert choices._file().parent == own.parent

@@ -5,6 +5,7 @@ folder."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -96,7 +97,18 @@ def _wait(device: torch.device) -> None:
 def _file() -> Path:
     from platformdirs import user_cache_path
 
-    return user_cache_path("confide") / f"kernels14-{torch.__version__}-{platform.machine()}.json"
+    kind = hashlib.blake2b(_processor().encode(), digest_size=4).hexdigest()
+    return user_cache_path("confide") / f"kernels14-{torch.__version__}-{platform.machine()}-{kind}.json"
+
+
+def _processor() -> str:
+    """What distinguishes this processor from others, for nodes of a cluster often share a user's folders."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    # The model's name alone may hide what a virtual machine passes on, such as AMX.
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
 def _load() -> dict[str, str]:
