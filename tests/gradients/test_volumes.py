@@ -9,10 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from confide.gradients.engine import clipped_gradient
 from confide.gradients.kernels import ConvShape
+from confide.gradients.rules.conv import InHalves
 from confide.gradients.volumes import is_slow
+from confide.training.losses import cross_entropy
 
 # depth, kernel, stride, padding, dilation
 CASES = [
@@ -59,6 +62,50 @@ def test_a_single_volume_gives_what_torch_gives(case: tuple[int, ...]) -> None:
     for ours, theirs in zip((y, need, found, only), (*expected, expected[2]), strict=True):
         assert ours.shape == theirs.shape
         assert torch.allclose(ours.double(), theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("padding", [0, 1, (2, 1, 0), "same", "valid"])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_ordinary_autograd_in_halves_gives_what_torch_gives(padding: Any, with_bias: bool) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 3, 8, 6, 7, requires_grad=True), torch.randn(4, 3, 3, 3, 3, requires_grad=True)
+    bias = torch.randn(4, requires_grad=True) if with_bias else None
+    leaves = [leaf for leaf in (x, weight, bias) if leaf is not None]
+    with InHalves(), Convolved() as seen:
+        y = F.conv3d(x, weight, bias, padding=padding)
+        grad = torch.randn_like(y)
+        ours = [y, *torch.autograd.grad(y, leaves, grad)]
+    assert seen.rows == ([1, 1] if isinstance(padding, str) else [2, 2])
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    z = F.conv3d(exact[0], exact[1], exact[2] if with_bias else None, padding=padding)
+    theirs = [z, *torch.autograd.grad(z, exact, grad.double())]
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one.double(), other, atol=1e-4, rtol=1e-4)
+
+
+class Convolved(TorchDispatchMode):
+    """Notes how many volumes every ungrouped convolution, forwards and backwards, takes at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "convolution" in str(func):
+            x, weight = args[1:3] if "backward" in str(func) else args[:2]
+            if weight.shape[1] == x.shape[1]:  # not one of a volume for each group
+                self.rows.append(len(x))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["auto", "loop"])
+def test_no_single_volume_is_convolved_whole(method: str) -> None:
+    """Neither where the engine checks itself by ordinary autograd, one sample at a time, nor in its loop."""
+    model = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(1), nn.Linear(4 * 8**3, 2))
+    batch = (torch.rand(3, 1, 8, 8, 8), torch.tensor([0, 1, 0]))
+    with Convolved() as seen:
+        clipped_gradient(model, cross_entropy, batch, clip_norm=1.0, method=method)
+    assert seen.rows and 1 not in seen.rows
 
 
 def test_only_what_torch_is_slow_at_is_cut() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from confide.gradients.precision import full_precision
 from confide.gradients.reference import Loss, loop_gradients, vmap_gradients
+from confide.gradients.rules.conv import InHalves
 from confide.gradients.units import Clip, Units, add_into, refuse_non_finite, squared_norms, without_rows
 from confide.gradients.walking import trainable
 
@@ -70,21 +71,22 @@ def by_loop(model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) 
     weights, index = units.row_weights.tolist(), units.index.tolist()
     unit: dict[str, Tensor] = {}
     begin = 0
-    for row, (gradients, value) in enumerate(loop_gradients(model, loss, batch)):
-        losses.append(value)
-        scaled = {name: g if weights[row] == 1 else g * weights[row] for name, g in gradients.items()}
-        if unit:
-            add_into(unit.values(), scaled.values())
-        else:
-            unit = scaled
-        if row + 1 < len(index) and index[row + 1] == index[row]:
-            continue
-        mine = torch.stack(losses[begin:])
-        one = Units(mine.new_zeros(len(mine), dtype=torch.int64), 1, len(mine) == 1)
-        part = clip_stacked({name: g[None] for name, g in unit.items()}, mine, one, clip)
-        begin = row + 1
-        add_into(sums.values(), part.sums.values())
-        norms.append(part.norms)
-        factors.append(part.factors)
-        unit = {}
+    with InHalves():
+        for row, (gradients, value) in enumerate(loop_gradients(model, loss, batch)):
+            losses.append(value)
+            scaled = {name: g if weights[row] == 1 else g * weights[row] for name, g in gradients.items()}
+            if unit:
+                add_into(unit.values(), scaled.values())
+            else:
+                unit = scaled
+            if row + 1 < len(index) and index[row + 1] == index[row]:
+                continue
+            mine = torch.stack(losses[begin:])
+            one = Units(mine.new_zeros(len(mine), dtype=torch.int64), 1, len(mine) == 1)
+            part = clip_stacked({name: g[None] for name, g in unit.items()}, mine, one, clip)
+            begin = row + 1
+            add_into(sums.values(), part.sums.values())
+            norms.append(part.norms)
+            factors.append(part.factors)
+            unit = {}
     return Part(sums, torch.cat(norms), torch.cat(factors), torch.stack(losses))

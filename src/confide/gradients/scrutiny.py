@@ -23,6 +23,7 @@ from confide.errors import ConfideError, UnsupportedLayerError
 from confide.gradients.fallback import Method
 from confide.gradients.recorder import Unsupported
 from confide.gradients.reference import Loss, loop_gradients, pick, stand_in
+from confide.gradients.rules.conv import InHalves
 from confide.gradients.tuning import kernels
 from confide.gradients.units import Clip, Units, add_into, squared_norms
 from confide.gradients.walking import named_layers
@@ -164,7 +165,7 @@ def _judged(
         part = method(model, loss, few, owners, clip)
         losses, norms = part.losses, part.norms
         del part  # its sums are as large as the model
-        with _Watched(owners.index.device.type) as seen:
+        with _Watched(owners.index.device.type) as seen, InHalves():
             once, their_norms = _one_by_one(model, loss, few, owners)
         if not bool(once.isfinite().any()):
             return None
@@ -172,7 +173,8 @@ def _judged(
         alike = _close(losses, once, most) and _close(norms, their_norms, most)
         if alike and _close(losses, once, _STRICT):
             return "agrees"
-        again, _ = _one_by_one(model, loss, few, owners)
+        with InHalves():
+            again, _ = _one_by_one(model, loss, few, owners)
     if not torch.equal(once.nan_to_num(), again.nan_to_num()):
         return "agrees"
     return "nearly" if alike else "differs" if _close(losses, once, most) else "mixes"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from confide.gradients.captures import Ghost, Instantiated
 from confide.gradients.grams import conv_norms, conv_total
@@ -19,6 +20,7 @@ from confide.gradients.precision import as_autocast_would, as_kept, lengthened, 
 from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.rules import operation
 from confide.gradients.tuning import choose_kernel
+from confide.gradients.volumes import is_slow
 
 
 class Convolution(torch.autograd.Function):
@@ -147,6 +149,22 @@ def convolution(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     late = bias if recorder.is_rows(bias) else None
     out = Convolution.apply(recorder, recorder.anchor, x, (weight, None if late is not None else bias), shape)
     return out if late is None else out + late.reshape(1, -1, *[1] * dims)
+
+
+class InHalves(TorchFunctionMode):
+    """Within, `F.conv3d` of one small volume is that of its two halves, as in the rule above: for fallbacks
+    and checks, which run a model one sample at a time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.conv3d:
+            x, weight, bias, stride, padding, dilation, groups, extra = _plain(*args, **kwargs)
+            if not isinstance(padding, str):
+                given = (tuple(v) if isinstance(v, list) else v for v in (stride, padding, dilation, extra))
+                shape = _shape(3, *given, False, groups)
+                if is_slow(x, weight, shape):
+                    return shape.forward(x, weight, bias)
+        return func(*args, **kwargs)
 
 
 @functools.lru_cache(1024)
