@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from confide.gradients.captures import SMALL, Ghost, Instantiated
+from confide.gradients.grams import summed
 from confide.gradients.precision import matched
 from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.rules import operation
@@ -22,14 +23,15 @@ def linear_gradients(x: Tensor, g: Tensor) -> Tensor:
 
 
 def linear_norms(x: Tensor, g: Tensor) -> Tensor:
-    """Squared norm of each sample's weight gradient, without forming it.
+    """Squared norm of each sample's weight gradient, without forming it; rounded up, see `summed`.
 
     x: (B, T, I) inputs; g: (B, T, O) output gradients; returns (B,) float64.
     Costs B·T²·(I+O) instead of B·T·I·O. Li et al. (2022), arXiv:2110.05679.
     """
     if x.shape[1] == 1:
         return x[:, 0].double().square().sum(1) * g[:, 0].double().square().sum(1)
-    return (torch.bmm(x, x.transpose(1, 2)).double() * torch.bmm(g, g.transpose(1, 2)).double()).sum((1, 2))
+    products = torch.bmm(x, x.transpose(1, 2)).double() * torch.bmm(g, g.transpose(1, 2)).double()
+    return summed(products, x.dtype)
 
 
 def linear_total(x: Tensor, g: Tensor) -> Tensor:
