@@ -54,8 +54,8 @@ def _stacked(recorder: Recorder, x: Tensor, axis: int, args: Any, kwargs: Any) -
 def _picked(recorder: Recorder, x: Tensor, axis: int, args: Any, kwargs: Any) -> int:
     """`x[i]`, `x[i, ...]`, `x[None]`; other forms are known only while the batch is in front."""
     index = args[0] if isinstance(args[0], tuple) else (args[0],)
-    if axis == 0 and index[0] is not None:
-        return 0
+    if axis == 0 and index and index[0] is not None:
+        return _picked_behind(x, index)
     place = axis
     for dim, item in enumerate(index):
         if dim > axis or item is Ellipsis:
@@ -67,6 +67,38 @@ def _picked(recorder: Recorder, x: Tensor, axis: int, args: Any, kwargs: Any) ->
         elif not isinstance(item, slice):
             return UNKNOWN
     return place
+
+
+def _picked_behind(x: Tensor, index: tuple[Any, ...]) -> int:
+    """`x[:, i]` and the like, with the batch in front: where it stands afterwards."""
+    lists = [place for place, item in enumerate(index) if isinstance(item, Tensor | list)]
+    if lists and lists != list(range(lists[0], lists[-1] + 1)):
+        return UNKNOWN  # what lists with something between them pick comes to the front
+    if index[0] is Ellipsis:
+        return 0 if sum(item is not None for item in index[1:]) < x.dim() else UNKNOWN
+    # Rows in another order, or only some of them, are other rows.
+    return 0 if isinstance(index[0], slice) or _each_in_turn(index[0], len(x)) else UNKNOWN
+
+
+def _each_in_turn(index: object, rows: int) -> bool:
+    """Whether an index along the batch is 0, 1, 2, ...: `x[torch.arange(len(x)), place]`."""
+    if not isinstance(index, Tensor) or index.dtype == torch.bool or index.numel() != rows or not index.dim():
+        return False
+    return index.shape[0] == rows and torch.equal(index.flatten(), torch.arange(rows, device=index.device))
+
+
+def _along(place: int, default: int | None = -1) -> Move:
+    """Functions that move what lies along a dimension, their argument at this place behind the tensor; None
+    is all of them."""
+
+    def move(recorder: Recorder, x: Tensor, axis: int, args: Any, kwargs: Any) -> int:
+        given = kwargs.get("dim", kwargs.get("dims", args[place] if len(args) > place else default))
+        if given is None:
+            return UNKNOWN
+        dims = [given, *args[place + 1 :]] if isinstance(given, int) else list(given)
+        return UNKNOWN if any(isinstance(d, int) and d % max(x.dim(), 1) == axis for d in dims) else axis
+
+    return move
 
 
 def _unbound(recorder: Recorder, x: Tensor, axis: int, args: Any, kwargs: Any) -> int:
@@ -109,7 +141,34 @@ MOVING: dict[Any, Move] = {
     _T.__getitem__: _picked,
     **dict.fromkeys((torch.unbind, _T.unbind), _unbound),
     **dict.fromkeys((_T.repeat, torch.tile, _T.tile), _repeated),
-    **dict.fromkeys((torch.tensordot,), _unknown),
+    **dict.fromkeys(
+        (
+            torch.tensordot,
+            torch.masked_select,
+            _T.masked_select,
+            torch.take,
+            _T.take,
+            torch.flipud,
+            _T.flipud,
+        ),
+        _unknown,
+    ),
+    **dict.fromkeys((torch.flip, _T.flip), _along(0)),
+    **dict.fromkeys(
+        (torch.roll, _T.roll, torch.take_along_dim, _T.take_along_dim, torch.rot90, _T.rot90),
+        _along(1, None),
+    ),
+    **dict.fromkeys((torch.topk, _T.topk), _along(1)),
+    **dict.fromkeys(
+        (
+            *(torch.index_select, _T.index_select, torch.gather, _T.gather),
+            *(torch.sort, _T.sort, torch.argsort, _T.argsort),
+            *(torch.cumsum, _T.cumsum, torch.cumprod, _T.cumprod, torch.logcumsumexp, _T.logcumsumexp),
+            *(torch.scatter, _T.scatter, _T.scatter_, torch.scatter_add, _T.scatter_add, _T.scatter_add_),
+            *(torch.index_add, _T.index_add, _T.index_add_, torch.index_copy, _T.index_copy, _T.index_copy_),
+        ),
+        _along(0),
+    ),
 }
 # Elementwise and the like keep the batch where it is; these shuffle dimensions in ways not followed here.
 _LOSING = {

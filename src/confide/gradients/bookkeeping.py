@@ -23,7 +23,7 @@ from torch.utils.checkpoint import CheckpointError
 from confide.gradients.captures import Capture, Instantiated, SideBySide, combined
 from confide.gradients.fallback import Part
 from confide.gradients.layers import own_rules
-from confide.gradients.precision import full_precision, without_autocast
+from confide.gradients.precision import full_precision, lengthened, without_autocast
 from confide.gradients.recorder import Recorder, Unsupported, unseen
 from confide.gradients.reference import Loss, check_losses
 from confide.gradients.rules import OPS
@@ -46,6 +46,9 @@ def by_bookkeeping(
         UnsupportedLayerError: If a layer mixes samples.
     """
     parameters = trainable(model)
+    complexes = [name for name, p in parameters.items() if p.is_complex()]
+    if complexes:
+        raise Unsupported(f"{complexes[0]!r} is complex")
     recorder, losses = record(model, parameters, loss, batch, units, by_vmap)
     with torch.no_grad(), full_precision(losses.device):
         return _finish(recorder, parameters, losses, clip)
@@ -62,6 +65,22 @@ def record(
     """Forward and backward pass; afterwards the recorder holds every use of every parameter."""
     rows = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
     recorder = Recorder(OPS, units, list(parameters.values()), rows)
+    try:
+        return recorder, _run(recorder, model, parameters, loss, batch, by_vmap)
+    finally:
+        recorder.outsiders.release()
+
+
+def _run(
+    recorder: Recorder,
+    model: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    loss: Loss,
+    batch: Any,
+    by_vmap: frozenset[str],
+) -> Tensor:
+    """Both passes; the losses."""
+    units = recorder.units
     with own_rules(model, recorder, by_vmap), recorder, torch.enable_grad():
         losses = check_losses(loss(model, batch), len(units.index))
         if losses.requires_grad:
@@ -77,7 +96,9 @@ def record(
                     )
                 except CheckpointError as error:
                     raise Unsupported(f"a checkpoint runs differently again: {error}"[:200]) from None
-    return recorder, losses.detach()
+            with unseen():
+                recorder.outsiders.refuse()
+    return losses.detach()
 
 
 @contextmanager
@@ -127,11 +148,11 @@ def _finish(recorder: Recorder, parameters: dict[str, nn.Parameter], losses: Ten
     for name, parameter in parameters.items():
         use = uses.pop(name, None)
         if use is None:
-            sums[name] = torch.zeros_like(parameter, requires_grad=False)
+            sums[name] = lengthened(torch.zeros_like(parameter, requires_grad=False))
             continue
         total = found[name] if name in found else use.weighted(each[:, columns[name]], bad)
         if total.dtype != parameter.dtype:
-            total = total.to(parameter.dtype)
+            total = total.to(torch.promote_types(parameter.dtype, torch.float32))
         sums[name] = total if total.shape == parameter.shape else total.reshape(parameter.shape)
     return Part(sums, norms, factors, losses, tuple(sorted(recorder.doubtful)))
 

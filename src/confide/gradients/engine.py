@@ -24,19 +24,36 @@ import torch
 from torch import Tensor, nn
 
 from confide.errors import InputError, UnsupportedLayerError
-from confide.gradients.automatic import automatic
-from confide.gradients.bookkeeping import Unsupported, by_bookkeeping
+from confide.gradients.automatic import automatic, bookkeeping_alone
+from confide.gradients.bookkeeping import Unsupported
 from confide.gradients.fallback import Method, Part, by_loop, by_vmap
 from confide.gradients.filling import in_filled_parts
 from confide.gradients.memory import keep_freed_memory
 from confide.gradients.parts import Run, fastest_rows, in_parts
+from confide.gradients.precision import lengthened
 from confide.gradients.reference import Loss, batch_length
 from confide.gradients.scrutiny import refuse_mixing, unchanged_buffers, uncompiled
 from confide.gradients.units import Clip, Units
 from confide.gradients.walking import trainable, walked_once
 from confide.mechanisms.clipping import Clipping, FlatClipping
 
-_METHODS: dict[str, Method] = {"book-keeping": by_bookkeeping, "vmap": by_vmap, "loop": by_loop}
+
+def _alone(method: Method) -> Run:
+    """A method that needs no check, for it runs every sample by itself."""
+
+    def run(
+        model: nn.Module, loss: Loss, batch: Any, owners: Units, clip: Clip
+    ) -> tuple[Part, tuple[str, ...]]:
+        return method(model, loss, batch, owners, clip), ()
+
+    return run
+
+
+_METHODS: dict[str, Run] = {
+    "book-keeping": bookkeeping_alone,
+    "vmap": _alone(by_vmap),
+    "loop": _alone(by_loop),
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +61,7 @@ class ClippedGradient:
     """A clipped sum, un-noised and un-divided.
 
     Attributes:
-        sums: name -> tensor of the parameter's shape: Σ over units of clipped gradients.
+        sums: name -> tensor of the parameter's shape, float32 at least: Σ over units of clipped gradients.
         norms: (U,) norm of each unit's gradient before clipping, float64.
         losses: (B,) loss of each row.
         factors: (U, G) clip factor of each unit and clip group, float64.
@@ -124,7 +141,7 @@ def _clipped_sums(
     clip = Clip(clipping, list(parameters), device)
     if rows == 0:
         empty = clip(torch.zeros((0, len(parameters)), dtype=torch.float64, device=device))
-        sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        sums = {name: lengthened(torch.zeros_like(p)) for name, p in parameters.items()}
         return Part(sums, empty[0], empty[1], torch.zeros(0, device=device)), ()
     refuse_mixing(model)
     owners = Units.of(units, rows, device)
@@ -141,14 +158,14 @@ def _clipped_sums(
         return in_parts(run, model, loss, batch, owners, clip, most)
 
 
-def _insisting(method: Method) -> Run:
+def _insisting(method: Run) -> Run:
     """A method that the user chose: what it cannot do is an error, not a fallback."""
 
     def run(
         model: nn.Module, loss: Loss, batch: Any, owners: Units, clip: Clip
     ) -> tuple[Part, tuple[str, ...]]:
         try:
-            return method(model, loss, batch, owners, clip), ()
+            return method(model, loss, batch, owners, clip)
         except Unsupported as error:
             raise UnsupportedLayerError(
                 f"book-keeping cannot take this model: {error.reason}",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from confide.gradients.precision import full_precision
+from confide.gradients.precision import full_precision, lengthened
 from confide.gradients.reference import Loss, loop_gradients, vmap_gradients
 from confide.gradients.rules.conv import InHalves
 from confide.gradients.units import Clip, Units, add_into, refuse_non_finite, squared_norms, without_rows
@@ -44,8 +44,9 @@ def clip_stacked(gradients: dict[str, Tensor], losses: Tensor, units: Units, cli
     bad = (factors == 0).all(1).nonzero()[:, 0]
     with full_precision(losses.device):
         sums = {
+            # Factors of eight bits would round up.
             name: torch.tensordot(each[:, k].to(value.dtype), without_rows(value, bad), dims=1)
-            for k, (name, value) in enumerate(gradients.items())
+            for k, (name, value) in enumerate((n, lengthened(v)) for n, v in gradients.items())
         }
     return Part(sums, norms, factors, losses)
 
@@ -64,7 +65,7 @@ def by_vmap(model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) 
 
 def by_loop(model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip) -> Part:
     """One sample at a time: any architecture, one sample's activations and one unit's gradient in memory."""
-    sums = {name: torch.zeros_like(p) for name, p in trainable(model).items()}
+    sums = {name: lengthened(torch.zeros_like(p)) for name, p in trainable(model).items()}
     norms: list[Tensor] = []
     factors: list[Tensor] = []
     losses: list[Tensor] = []

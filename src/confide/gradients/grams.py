@@ -20,8 +20,9 @@ _LOST = 64
 def summed(products: Tensor, dtype: torch.dtype) -> Tensor:
     """An upper bound of the sums of products of two Gram matrices (B, T, T), at most 4e-6 above most of them.
 
-    Where inputs have a large common part, large products cancel, and what rounding leaves can be far below the
-    norm: such a unit would add many times the clip norm. `dtype` is that of the Gram matrices; (B,) float64.
+    Where inputs have a large common part, large products cancel, and what rounding leaves can be far below
+    the norm: such a unit would add many times the clip norm. `dtype` is that of the Gram matrices; (B,)
+    float64.
     """
     lost = _LOST * torch.finfo(dtype).eps * products.diagonal(dim1=1, dim2=2).double().sum(1)
     # Rows in the tensors' own dtype, then float64: a float64 copy of both Gram matrices would cost more

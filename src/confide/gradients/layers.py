@@ -99,6 +99,8 @@ def _wrapped(recorder: Recorder, layer: nn.Module, handler: LayerRule) -> Any:
             )
         with unseen():
             out = OwnRule.apply(recorder, layer, handler, run, recorder.anchor, *inputs)
+        if not isinstance(out, Tensor):
+            raise Unsupported(f"{type(layer).__name__} returns several tensors")
         recorder.mark_rows(out)
         return out
 

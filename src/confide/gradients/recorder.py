@@ -28,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 
 from confide.gradients.axes import MOVING, batch_axis
 from confide.gradients.captures import Capture, Instantiated, Shelf
+from confide.gradients.outsiders import Outsiders
 from confide.gradients.tuning import kernel_mode
 from confide.gradients.units import Units
 
@@ -58,6 +59,7 @@ class Recorder(TorchFunctionMode):
         captures: derived tensor's id -> its uses, filled during the backward pass.
         targets: id -> derived tensor that has uses.
         doubtful: Why a check against the oracle is due: an axis was taken to be the batch by its length only.
+        copies: How often a derived tensor was copied so far: what tells doubts about copies apart.
     """
 
     def __init__(
@@ -70,6 +72,8 @@ class Recorder(TorchFunctionMode):
         self.targets: dict[int, Tensor] = {}
         self._shelf = Shelf.of(parameters, units.count)
         self.doubtful: set[str] = set()
+        self.copies = 0
+        self.outsiders = Outsiders()
         self._rules = rules
         self._derived: dict[int, Tensor] = {id(p): p for p in parameters}
         self._rows: dict[int, weakref.ref[Tensor]] = {}
@@ -153,8 +157,11 @@ class Recorder(TorchFunctionMode):
             if isinstance(value, Tensor):
                 if id(value) in self._derived:
                     derived.append(id(value))
-                elif not rows and self.is_rows(value):
+                    continue
+                if not rows and self.is_rows(value):
                     rows = True
+                if value.requires_grad and value.is_leaf:
+                    self.outsiders.meet(value)
             elif isinstance(value, list | tuple):
                 inner, any_rows = self._sort(value, {})
                 derived += inner

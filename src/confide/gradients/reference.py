@@ -17,6 +17,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from confide.errors import LossError
+from confide.gradients.outsiders import Watched
 from confide.gradients.walking import trainable
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -167,7 +168,7 @@ def loop_gradients(model: nn.Module, loss: Loss, batch: Any) -> Iterator[tuple[d
     parameters = trainable(model)
     for row in range(batch_length(batch)):
         part = tree_map(_laid_out, pick(batch, slice(row, row + 1)))
-        with torch.enable_grad():
+        with torch.enable_grad(), Watched(list(parameters.values())):
             value = check_losses(loss(model, part), 1)[0]
             gradients = _own_gradients(value, parameters)
         yield gradients, value.detach()

@@ -71,13 +71,17 @@ def expanded(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     token."""
     out = func(*args, **kwargs)
     value = args[0]
-    if not recorder.is_derived(value) or out.dim() == 0 or out.shape[0] != recorder.batch:
+    if not recorder.is_derived(value):
+        return out
+    recorder.copies += 1
+    if out.dim() == 0 or out.shape[0] != recorder.batch:
         return out
     if value.dim() == out.dim() and value.shape[0] != 1:
         return out
     if recorder.batch > 1:
         recorder.doubtful.add(
-            "a parameter copied as often as there are rows is taken to be copied for each sample"
+            "a parameter copied as often as there are rows is taken to be copied for each sample "
+            f"(copy {recorder.copies})"
         )
     aligned = value.reshape(*[1] * (out.dim() - value.dim()), *value.shape)
     copies = PerSample.apply(recorder, recorder.anchor, aligned.detach(), [value])
