@@ -83,7 +83,7 @@ class Noisy(nn.Module):
                 h = h + (torch.rand(len(h), 1, 1) < 0.9) * torch.tanh(h)
             case _:
                 h = h + 0.1 * torch.randn_like(h) + h[torch.randperm(len(h))] * (self.share > 0)
-        return h + self.share * h.mean(0)
+        return h if self.how == "mixup" else h + self.share * h.mean(0)
 
 
 HOWS = ["functional", "attention", "recurrent", "paths", "mixup"]
@@ -223,6 +223,8 @@ def test_a_parameter_that_is_not_the_models_is_refused(method: str) -> None:
     with pytest.raises(ModelError, match="not the model's"):
         clipped_gradient(nn.Linear(4, 3), loss, torch.randn(5, 4), clip_norm=1.0, method=method)
     assert scale.grad is None
+    with pytest.raises(ModelError, match="not the model's"):  # of one row there is no check
+        clipped_gradient(nn.Linear(4, 3), loss, torch.randn(1, 4), clip_norm=1.0, method=method)
 
 
 @pytest.mark.parametrize("method", ["auto", "loop"])

@@ -135,6 +135,12 @@ class Reordered(nn.Module):
             case "taken":
                 spread = order[:, None].expand(-1, 6)
                 return self.outer(h.gather(0, spread))[order.argsort()]
+            case "by list":
+                turned = [*range(min(2, len(h))), *range(len(h) - 1, 1, -1)]
+                return self.outer(h[turned])[turned]
+            case "by numbers":
+                turned = torch.tensor([*range(min(2, len(h))), *range(len(h) - 1, 1, -1)])
+                return self.outer(h[turned])[turned]
             case "experts":
                 out = h.new_zeros(len(h), 3)
                 chosen = lengths > 3
@@ -148,7 +154,7 @@ class Reordered(nn.Module):
                 return out
 
 
-HOWS = ["sorted", "selected", "rolled", "flipped", "taken", "experts", "packed"]
+HOWS = ["by list", "by numbers", "sorted", "selected", "rolled", "flipped", "taken", "experts", "packed"]
 
 
 @pytest.mark.parametrize("how", HOWS)
@@ -157,3 +163,18 @@ def test_rows_in_another_order(how: str, lengths: list[int]) -> None:
     torch.manual_seed(1)
     model = Reordered(how).double()
     check(model, (torch.randn(len(lengths), 6, dtype=torch.float64), torch.tensor(lengths)))
+
+
+class LastToken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, lengths = batch
+        return self.outer(self.inner(x).tanh()[torch.arange(len(x)), lengths - 1])
+
+
+def test_every_row_in_turn_is_no_other_order() -> None:
+    batch = (torch.randn(5, 9, 6, dtype=torch.float64), torch.tensor([5, 4, 9, 1, 7]))
+    assert check(LastToken().double(), batch).fallbacks == ()

@@ -191,7 +191,7 @@ def _next_best(
         return by_vmap, part
     except ConfideError:
         raise
-    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+    except Exception as error:  # if it is the user's own, it comes again from the loop
         reasons.append(f"not vmap: {' '.join(str(error).split())[:160]}")
     reasons.append("one sample at a time")
     return by_loop, by_loop(model, loss, batch, units, clip)
