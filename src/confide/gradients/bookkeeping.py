@@ -49,7 +49,12 @@ def by_bookkeeping(
     complexes = [name for name, p in parameters.items() if p.is_complex()]
     if complexes:
         raise Unsupported(f"{complexes[0]!r} is complex")
-    recorder, losses = record(model, parameters, loss, batch, units, by_vmap)
+    try:
+        recorder, losses = record(model, parameters, loss, batch, units, by_vmap)
+    except RuntimeError as error:
+        if "setup_context" not in str(error):
+            raise
+        raise Unsupported("a transform of torch.func inside of the model") from None
     with torch.no_grad(), full_precision(losses.device):
         return _finish(recorder, parameters, losses, clip)
 

@@ -97,8 +97,11 @@ def _wrapped(recorder: Recorder, layer: nn.Module, handler: LayerRule) -> Any:
             raise Unsupported(
                 f"{type(layer).__name__} was called with other arguments than rows of the batch"
             )
+        before = torch.get_rng_state()
         with unseen():
             out = OwnRule.apply(recorder, layer, handler, run, recorder.anchor, *inputs)
+        if handler is vmap_rule and not torch.equal(before, torch.get_rng_state()):
+            raise Unsupported(f"{type(layer).__name__} draws random numbers, and would draw others again")
         if not isinstance(out, Tensor):
             raise Unsupported(f"{type(layer).__name__} returns several tensors")
         recorder.mark_rows(out)
@@ -144,6 +147,8 @@ def own_rules(model: nn.Module, recorder: Recorder, by_vmap: frozenset[str] = fr
             if replaced:
                 raise Unsupported(f"{type(layer).__name__} already has a replaced forward")
             layer.forward = forward
+            if vars(layer).get("forward") is not forward:  # traced or scripted
+                raise Unsupported(f"{type(layer).__name__} keeps its forward")
             changed.append(layer)
         yield
     finally:

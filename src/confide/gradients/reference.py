@@ -189,7 +189,10 @@ def _own_gradients(value: Tensor, parameters: dict[str, nn.Parameter]) -> dict[s
     try:
         if value.requires_grad:
             value.backward()
-        return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
+        return {
+            name: torch.zeros_like(p) if p.grad is None else p.grad.to_dense() if p.grad.is_sparse else p.grad
+            for name, p in parameters.items()
+        }
     finally:
         for name, parameter in parameters.items():
             parameter.grad = before[name]

@@ -51,7 +51,7 @@ def broadcasting(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
     rows = [t for t in tensors if recorder.is_rows(t)]
     dims = max(t.dim() for t in tensors)
-    lengths = {t.shape[0] for t in rows if t.dim() == dims}
+    lengths = {t.shape[0] for t in rows if t.dim() == dims and dims}
     if len(lengths) != 1:
         raise Unsupported(
             f"{func} broadcasts the batch", tuple(id(t) for t in tensors if recorder.is_derived(t))

@@ -66,7 +66,7 @@ def embedding(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     ) -> Tensor:
         if max_norm is not None or scale_grad_by_freq:
             raise Unsupported("an embedding that renormalises its table or scales by frequency in the batch")
-        padding = None if padding_idx is None or padding_idx == -1 else padding_idx % len(weight)
+        padding = None if padding_idx is None else padding_idx % len(weight)
         return Embedding.apply(recorder, recorder.anchor, input, (weight,), padding)
 
     return bound(*args, **kwargs)
@@ -74,7 +74,11 @@ def embedding(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 
 @operation(F.prelu, torch.prelu, Tensor.prelu)
 def prelu(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    """max(0, x) + slope·min(0, x), the slope seen once for each sample."""
-    x, slope = args
+    """max(0, x) + slope·min(0, x), the slope seen once for each sample; at zero it is the derivative."""
+
+    def bound(input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return input, weight
+
+    x, slope = bound(*args, **kwargs)
     shaped = slope.reshape(1, -1, *[1] * (x.dim() - 2)) if slope.numel() > 1 else slope.reshape([1] * x.dim())
-    return torch.where(x >= 0, x, x * per_sample(recorder, shaped, x.dim(), len(x), slope))
+    return torch.where(x > 0, x, x * per_sample(recorder, shaped, x.dim(), len(x), slope))

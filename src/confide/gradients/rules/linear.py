@@ -110,8 +110,8 @@ def linear(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 @operation(torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm)
 def matmul(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """`x @ W` with a two-dimensional derived W."""
-    x, weight = args
-    if kwargs or not recorder.is_derived(weight) or weight.dim() != 2 or x.dim() < 2:
+    x, weight = args if len(args) == 2 else (None, None)
+    if x is None or weight is None or not recorder.is_derived(weight) or weight.dim() != 2 or x.dim() < 2:
         raise Unsupported("a matrix product of a parameter and the batch other than x @ W")
     turned = weight.t()
     recorder.mark_derived(turned)
