@@ -61,6 +61,7 @@ USES: dict[str, Use] = {
     "matmul by keyword": lambda m, x: torch.matmul(m.inner(x), other=m.square),
     "tangent": _tangent,
 }
+FALLING = ("minimum", "regulariser", "matmul by keyword", "tangent")
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # of vmap
@@ -75,6 +76,7 @@ def test_gradients_are_those_of_autograd(name: str, method: str) -> None:
         return model(batch).square().sum(1)
 
     out = clipped_gradient(model, loss, x, clip_norm=1e9, method=method)
+    assert method == "loop" or bool(out.fallbacks) == (name in FALLING)
     loss(model, x).sum().backward()
     for key, parameter in model.named_parameters():
         expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.to_dense()
