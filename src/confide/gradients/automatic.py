@@ -72,26 +72,26 @@ def automatic(
     return _settled(choice, part, model, loss, batch, units, clip)
 
 
-def bookkeeping_alone(
-    model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip
+def insisted(
+    method: Method, model: nn.Module, loss: Loss, batch: Any, units: Units, clip: Clip
 ) -> tuple[Part, tuple[str, ...]]:
-    """Book-keeping or an error; checked as `automatic` checks it.
+    """One method or an error; checked as `automatic` checks it.
 
     Raises:
         Unsupported: If it cannot take the model, or is found wrong.
     """
     choices = _choices.setdefault(model, {})
-    key = ("book-keeping", kind(loss))
+    key = (method, kind(loss))
     known = choices.get(key)
     if known is None or not (known.judged or units.count < 2):
-        right, doubts = scrutinised(by_bookkeeping, model, loss, batch, units, clip)
+        right, doubts = scrutinised(method, model, loss, batch, units, clip)
         if right is False:
             raise Unsupported("its sums differ from those of ordinary autograd, one sample at a time")
-        known = choices[key] = Choice(by_bookkeeping, settled=doubts, judged=right is not None)
-    part = by_bookkeeping(model, loss, batch, units, clip)
+        known = choices[key] = Choice(method, settled=doubts, judged=right is not None)
+    part = method(model, loss, batch, units, clip)
     doubt = _doubt(known, part, model, loss, batch, units, clip)
     if doubt is not None:
-        raise Unsupported(f"in a batch of {len(units.index)} rows, {doubt}")
+        raise Unsupported(doubt)
     return part, ()
 
 
@@ -127,7 +127,7 @@ def _settled(
     doubt = _doubt(choice, part, model, loss, batch, units, clip)
     if doubt is None:
         return part, choice.reasons
-    reasons = [f"not book-keeping for {len(units.index)} rows: {doubt}"]
+    reasons = [f"not book-keeping for this batch: {doubt}"]
     _, part = _next_best(reasons, model, loss, batch, units, clip)
     return part, (*choice.reasons, *reasons)
 
@@ -144,7 +144,8 @@ def _doubt(
         right, _ = scrutinised(choice.method, model, loss, batch, units, clip, whole=True)
         choice.lengths[key] = right is True
         if not right:
-            _log.warning("%s: in batches of %d rows, %s", type(model).__name__, *(key[0], min(fresh)))
+            # Not how many rows: that is not public.
+            _log.warning("%s: not book-keeping for some batches: %s", type(model).__name__, min(fresh))
     return None if choice.lengths[key] else min(fresh)
 
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from confide.errors import InputError, UnsupportedLayerError
-from confide.gradients.automatic import automatic, bookkeeping_alone
-from confide.gradients.bookkeeping import Unsupported
+from confide.gradients.automatic import automatic, insisted
+from confide.gradients.bookkeeping import Unsupported, by_bookkeeping
 from confide.gradients.fallback import Method, Part, by_loop, by_vmap
 from confide.gradients.filling import in_filled_parts
 from confide.gradients.memory import keep_freed_memory
@@ -37,23 +37,7 @@ from confide.gradients.units import Clip, Units
 from confide.gradients.walking import trainable, walked_once
 from confide.mechanisms.clipping import Clipping, FlatClipping
 
-
-def _alone(method: Method) -> Run:
-    """A method that needs no check, for it runs every sample by itself."""
-
-    def run(
-        model: nn.Module, loss: Loss, batch: Any, owners: Units, clip: Clip
-    ) -> tuple[Part, tuple[str, ...]]:
-        return method(model, loss, batch, owners, clip), ()
-
-    return run
-
-
-_METHODS: dict[str, Run] = {
-    "book-keeping": bookkeeping_alone,
-    "vmap": _alone(by_vmap),
-    "loop": _alone(by_loop),
-}
+_METHODS: dict[str, Method] = {"book-keeping": by_bookkeeping, "vmap": by_vmap, "loop": by_loop}
 
 
 @dataclass(frozen=True)
@@ -145,7 +129,7 @@ def _clipped_sums(
         return Part(sums, empty[0], empty[1], torch.zeros(0, device=device)), ()
     refuse_mixing(model)
     owners = Units.of(units, rows, device)
-    run = automatic if method == "auto" else _insisting(_METHODS[method])
+    run = automatic if method == "auto" else _insisting(method)
     most = min(rows, physical_batch_size or rows)
     with unchanged_buffers(model), uncompiled():
         if fill and physical_batch_size is not None:
@@ -158,17 +142,17 @@ def _clipped_sums(
         return in_parts(run, model, loss, batch, owners, clip, most)
 
 
-def _insisting(method: Run) -> Run:
+def _insisting(name: str) -> Run:
     """A method that the user chose: what it cannot do is an error, not a fallback."""
 
     def run(
         model: nn.Module, loss: Loss, batch: Any, owners: Units, clip: Clip
     ) -> tuple[Part, tuple[str, ...]]:
         try:
-            return method(model, loss, batch, owners, clip)
+            return insisted(_METHODS[name], model, loss, batch, owners, clip)
         except Unsupported as error:
             raise UnsupportedLayerError(
-                f"book-keeping cannot take this model: {error.reason}",
+                f"{name} cannot take this model: {error.reason}",
                 remedy="Use method='auto', which falls back.",
             ) from None
 

@@ -58,10 +58,16 @@ def stand_in(batch: Any) -> Any:
             return leaf
         if leaf.is_floating_point():
             return _unlike_rows(leaf)
-        image = leaf.dtype == torch.uint8 and leaf.dim() >= 3
-        return (_unlike_rows(leaf.float()) * 255).round().to(torch.uint8) if image else leaf
+        if is_image_of_bytes(leaf):
+            return (_unlike_rows(leaf.float()) * 255).round().to(torch.uint8)
+        return leaf
 
     return tree_map(random, batch)
+
+
+def is_image_of_bytes(leaf: Tensor) -> bool:
+    """Whether a tensor of a batch holds pixels, not labels."""
+    return leaf.dtype == torch.uint8 and leaf.dim() >= 3
 
 
 def _unlike_rows(like: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from confide.errors import ConfideError, UnsupportedLayerError
 from confide.gradients.fallback import Method
 from confide.gradients.quiet import quiet
 from confide.gradients.recorder import Unsupported
-from confide.gradients.reference import Loss, loop_gradients, pick, stand_in
+from confide.gradients.reference import Loss, is_image_of_bytes, loop_gradients, pick, stand_in
 from confide.gradients.rules.conv import InHalves
 from confide.gradients.traces import Trace, refuse_traces, traces
 from confide.gradients.tuning import kernels
@@ -176,7 +176,9 @@ def _chosen_rows(batch: Any, units: Units, most: int | None) -> Tensor:
     first = order[torch.searchsorted(index[order], torch.arange(units.count, device=index.device))]
     apart = torch.zeros(units.count, dtype=torch.float64, device=index.device)
     for leaf in tree_leaves(batch):
-        if isinstance(leaf, Tensor) and not leaf.is_floating_point() and not leaf.is_complex():
+        if isinstance(leaf, Tensor) and not (
+            leaf.is_floating_point() or leaf.is_complex() or is_image_of_bytes(leaf)
+        ):
             own = leaf.to(index.device)[first].reshape(units.count, -1)
             if own.shape[1]:
                 apart += (own != own[:1]).double().mean(1)
@@ -206,7 +208,8 @@ def _judged(case: _Case, few: Any, doubts: set[str]) -> _Verdict | None:
     finite. Adds the method's doubts."""
     model, loss, owners = case.model, case.loss, case.owners
     with quiet(model), kernels("model"):
-        part = case.method(model, loss, few, owners, case.clip)
+        with unchanged_buffers(model):  # what vmap has left there cannot even be looked at
+            part = case.method(model, loss, few, owners, case.clip)
         losses, norms = part.losses, part.norms
         doubts.update(part.doubts)
         del part  # its sums are as large as the model
