@@ -377,9 +377,9 @@ MUTANTS = (
         (
             (
                 "confide.training.mechanism",
-                "sums = noise.add_(contribution.sums, self._stream(step))\n",
-                "given = contribution.sums.items()\n"
-                "            sums = {n: noise.add_({n: t}, self._stream(step))[n] for n, t in given}\n",
+                "gradients = noise.add_(contribution.sums, self._stream(step), divisor)\n",
+                "given, same = contribution.sums.items(), self._stream\n"
+                "            gradients = {n: noise.add_({n: t}, same(step), divisor)[n] for n, t in given}\n",
             ),
         ),
         _MECHANISM + "test_noise_of_steps_and_parameters_is_uncorrelated",
@@ -471,7 +471,7 @@ MUTANTS = (
         (
             (
                 "confide.mechanisms.clipping",
-                "        return torch.where(finite, scaled, torch.zeros_like(scaled))\n",
+                "        return torch.where(finite, scaled, 0.0)\n",
                 "        return self._scale(norms)\n",
             ),
         ),
@@ -610,8 +610,8 @@ MUTANTS = (
         (
             (
                 "confide.training.mechanism",
-                "            sums = noise.add_(contribution.sums, self._stream(step))\n",
-                "            sums = contribution.sums\n",
+                "            gradients = noise.add_(contribution.sums, self._stream(step), divisor)\n",
+                "            gradients = {n: t / divisor for n, t in contribution.sums.items()}\n",
             ),
         ),
         _MECHANISM + "test_the_sum_carries_the_stated_variance_whatever_the_realised_batch[some]",

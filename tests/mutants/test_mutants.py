@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.mutants.catalogue import MUTANTS
+from tests.mutants.catalogue import MUTANTS, Mutant
 from tests.mutants.page import page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +45,14 @@ def test_a_test_that_catches_nothing_is_noticed(tmp_path: Path) -> None:
     assert ended.returncode == 2, ended.stdout + ended.stderr
     assert ended.stdout.count("MISSED") == 2
     assert "no such text" in ended.stdout
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.bug)
+def test_the_text_of_every_bug_is_still_there(mutant: Mutant) -> None:
+    """All are put in by `make mutants` only; what the source no longer says would be found out late."""
+    for module, before, _ in mutant.changes:
+        source = (ROOT / "src" / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
+        assert source.count(before) == 1, module
 
 
 def test_at_least_twenty_of_the_listed_kinds_are_covered() -> None:
