@@ -377,8 +377,10 @@ MUTANTS = (
         (
             (
                 "confide.training.mechanism",
-                "gradients = noise.add_(contribution.sums, self._stream(step), divisor)\n",
-                "given, same = contribution.sums.items(), self._stream\n"
+                "        if self._ahead is None:\n"
+                "            gradients = noise.add_(contribution.sums, self._stream(step), divisor)\n",
+                "        if True:\n"
+                "            given, same = contribution.sums.items(), self._stream\n"
                 "            gradients = {n: noise.add_({n: t}, same(step), divisor)[n] for n, t in given}\n",
             ),
         ),
@@ -610,7 +612,9 @@ MUTANTS = (
         (
             (
                 "confide.training.mechanism",
+                "        if self._ahead is None:\n"
                 "            gradients = noise.add_(contribution.sums, self._stream(step), divisor)\n",
+                "        if True:\n"
                 "            gradients = {n: t / divisor for n, t in contribution.sums.items()}\n",
             ),
         ),
