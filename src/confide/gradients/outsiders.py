@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from confide.errors import ModelError
 
@@ -56,15 +56,16 @@ class Watched(TorchFunctionMode):
         self._outsiders = Outsiders()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for value in tree_leaves((args, kwargs)):
-            if (
-                isinstance(value, Tensor)
-                and value.requires_grad
-                and value.is_leaf
-                and id(value) not in self._own
-            ):
-                self._outsiders.meet(value)
+        self._look((*args, *kwargs.values()) if kwargs else args)
         return func(*args, **(kwargs or {}))
+
+    def _look(self, values: Iterable[object]) -> None:
+        for value in values:
+            if isinstance(value, Tensor):
+                if value.requires_grad and value.is_leaf and id(value) not in self._own:
+                    self._outsiders.meet(value)
+            elif isinstance(value, list | tuple):
+                self._look(value)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         super().__exit__(kind, error, trace)
