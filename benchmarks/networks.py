@@ -174,7 +174,7 @@ def main() -> None:
             found = row(network)
             print(*found, sep=" | ", flush=True)
             rows = known() | {network.name: found}  # read anew: another process may try other networks
-            write([rows[n.name] for n in NETWORKS if n.name in rows])
+            write([rows[n.name] for n in NETWORKS if n.name in rows], machines() | {network.name: machine()})
 
 
 def known() -> dict[str, list[Any]]:
@@ -183,8 +183,17 @@ def known() -> dict[str, list[Any]]:
     return {line[0]: line for line in rows}
 
 
-def write(rows: list[list[Any]]) -> None:
-    """The record, and the page made of it."""
+def machines() -> dict[str, str]:
+    """On which machine each row of the record was measured."""
+    return json.loads(RECORD.read_text(encoding="utf-8")).get("machines", {}) if RECORD.exists() else {}
+
+
+def write(rows: list[list[Any]], where: dict[str, str]) -> None:
+    """The record, and the page made of it.
+
+    where: The machine of each row; rows of other machines than this are named.
+    """
+    elsewhere = [line[0] for line in rows if where.get(line[0]) != machine()]
     exact = sum(line[5] != "–" and float(line[5]) < 1e-9 for line in rows)
     record = {
         "title": "Networks of the field through repair and a private step",
@@ -199,8 +208,10 @@ def write(rows: list[list[Any]]) -> None:
         "rows": rows,
         "bars": [f"clipped sums equal to the one-by-one oracle within 1e-9: {exact} of {len(rows)} networks"],
         "remarks": [
-            "Time: process CPU time, by turns with plain, median of three ratios, first use excluded."
+            "Time: process CPU time, by turns with plain, median of three ratios, first use excluded.",
+            *([f"Of earlier runs on another machine: {', '.join(elsewhere)}."] if elsewhere else []),
         ],
+        "machines": where,
     }
     RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
