@@ -46,7 +46,8 @@ def check(case: Case, tape: Tape, replayed: Tape, copies: int) -> None:
     for entry, found in zip([c for c in tape.controls if c[0] == "release"], seen, strict=True):
         bound = entry[2].sensitivity * copies
         assert found["gradient"] <= bound * (1 + ROUNDING)
-        assert found["loss"] <= 4.0 * copies + 1e-9
+        # Losses of other rows, in a batch of another size, differ by rounding.
+        assert found["loss"] <= 4.0 * copies * (1 + ROUNDING)
         assert found["clip-fraction"] <= 0.5 * copies + 1e-9 if "clip-fraction" in found else True
         moved += found["gradient"] > 0.1 * entry[2].sensitivity
     # The unit was really in some batches: it misses all 24 with probability 2^-24.

@@ -37,7 +37,7 @@ def _filled(value: float) -> Answer:
     """What is drawn, but every number the same."""
 
     def answer(func: Any, args: Any, kwargs: Any) -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng():  # a model that draws nothing else is not random
             return func(*args, **kwargs).fill_(value)
 
     return answer
@@ -45,7 +45,7 @@ def _filled(value: float) -> Answer:
 
 def _backwards(func: Any, args: Any, kwargs: Any) -> Any:
     """The permutation that keeps no place but the middle one, so that mixing by it is seen."""
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng():
         found = func(*args, **kwargs)
         return found.copy_(torch.arange(len(found) - 1, -1, -1))
 
